@@ -1,0 +1,12 @@
+"""Settings shared by all tests."""
+
+import os
+
+# One thread a process: results do not depend on the machine, and pytest-xdist gives each core its own process.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
