@@ -2,7 +2,7 @@
 
 import os
 
-# One thread a process: results do not depend on the machine, and pytest-xdist gives each core its own process.
+# One thread a process: results do not depend on the machine, and pytest-xdist uses the other cores.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
