@@ -1,0 +1,121 @@
+"""Losses of class-incremental audio-visual learning: pure functions of tensors, each a scalar.
+
+Equation numbers are those of Pian et al., "Audio-Visual Class-Incremental Learning", ICCV 2023. Every
+function computes in float32 at least, also inside an autocast region; float64 stays float64. None of them
+makes the host wait for the device. A wrong shape is a programmer's mistake and raises ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def instance_similarity(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
+    """Pull the audio of a clip towards the visual of the same clip, away from the others' (I-AVSS, eq. 6).
+
+    ``audio`` and ``visual`` (B,D) are L2-normalised features. One direction only: audio looks for visual.
+    """
+    return -_log_similarity(audio, visual, temperature).diagonal().mean()
+
+
+def class_similarity(
+    audio: Tensor,
+    visual: Tensor,
+    labels: Tensor,
+    temperature: float,
+    normalize: Literal["batch", "positives"] = "batch",
+) -> Tensor:
+    """Pull the audio of a clip towards the visual of every clip of its class (C-AVSS, eq. 7).
+
+    ``audio`` and ``visual`` (B,D) are L2-normalised features, ``labels`` (B,). ``normalize`` says by what the
+    sum over a clip's positives is divided: "positives", their number, is how eq. 7 reads; "batch", the batch
+    size, is what the paper's reported numbers were computed with.
+    """
+    likelihood = _log_similarity(audio, visual, temperature)
+    if labels.shape != audio.shape[:1]:
+        raise ValueError(f"labels {tuple(labels.shape)} must be (B,) with B = {len(audio)}")
+    positive = (labels[:, None] == labels[None, :]).to(likelihood.dtype)
+    if normalize == "batch":
+        return -(positive * likelihood).mean()
+    if normalize == "positives":
+        return -((positive * likelihood).sum(dim=1) / positive.sum(dim=1)).mean()
+    raise ValueError(f"normalize must be 'batch' or 'positives', not {normalize!r}")
+
+
+def attention_distillation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    """Keep the student's attention close to the teacher's (VAD, eq. 9 and 10): KL(teacher || student).
+
+    Both are maps (B,...) of weights along ``dim``: S of a spatial map (B,L,S,D), L of a temporal one (B,L,D).
+    The divergences are summed over everything else and divided by B; an empty batch gives zero.
+
+    Maps that were rounded to a narrow type do not sum to one exactly, and over so many channels that would
+    count. So the divergence is that of the maps divided by their sums, written such that no normalised copies
+    are made. A teacher's zero contributes nothing; a student's counts as the smallest normal number.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"the maps of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ")
+    student, teacher = _widen(student), _widen(teacher)
+    log_student = student.clamp_min(torch.finfo(student.dtype).tiny).log()
+    divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim)
+    student_sum, teacher_sum = student.sum(dim), teacher.sum(dim)
+    divergence = divergence / teacher_sum + (student_sum / teacher_sum).log()
+    return divergence.sum() / max(len(student), 1)
+
+
+def separated_cross_entropy(logits: Tensor, labels: Tensor, old_classes: int) -> Tensor:
+    """Cross-entropy in which old and new classes do not compete (SS-CE, eq. 12).
+
+    ``logits`` (B,C), ``labels`` (B,). A clip of an old class (label < ``old_classes``: an exemplar) is
+    classified among the old classes only, any other clip among the new ones only. The means of the two parts
+    weighted by their shares of the batch, which is the mean over all clips; so either part may be empty.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits {tuple(logits.shape)} must be (B,C) and labels {tuple(labels.shape)} (B,)")
+    if not 0 <= old_classes <= logits.shape[1]:
+        raise ValueError(f"old_classes must be between 0 and {logits.shape[1]}, not {old_classes}")
+    old_column = torch.arange(logits.shape[1], device=logits.device) < old_classes
+    competes = old_column[None, :] == (labels < old_classes)[:, None]
+    return F.cross_entropy(_widen(logits).masked_fill(~competes, -torch.inf), labels)
+
+
+def task_distillation(student: Tensor, teacher: Tensor, task_sizes: Sequence[int], temperature: float) -> Tensor:
+    """Keep the student's probabilities within each old task close to the teacher's (TKD, eq. 13).
+
+    ``teacher`` holds logits (B,C_old), ``student`` (B,C) with C >= C_old; ``task_sizes`` is the number of
+    classes of each old task, C_old together. For each old task, KL(teacher || student) of the softened
+    probabilities, times the squared temperature, averaged over the batch; summed over the old tasks.
+    """
+    old_classes = sum(task_sizes)
+    if teacher.shape != (len(student), old_classes) or student.ndim != 2 or student.shape[1] < old_classes:
+        raise ValueError(
+            f"with {old_classes} old classes the teacher's logits must be (B,{old_classes}) and the student's "
+            f"(B,{old_classes} or more), not {tuple(teacher.shape)} and {tuple(student.shape)}"
+        )
+    student, teacher = _widen(student) / temperature, _widen(teacher) / temperature
+    loss = student.new_zeros(())
+    start = 0
+    for size in task_sizes:
+        own = slice(start, start + size)
+        log_student, log_teacher = student[:, own].log_softmax(dim=1), teacher[:, own].log_softmax(dim=1)
+        loss = loss + F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+        start += size
+    return loss * temperature**2
+
+
+def _log_similarity(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
+    """Return log-probabilities (B,B): for the audio of clip i, how likely the visual of each clip j is."""
+    if audio.ndim != 2 or audio.shape != visual.shape:
+        raise ValueError(f"audio {tuple(audio.shape)} and visual {tuple(visual.shape)} must both be (B,D)")
+    # Of all that the losses do, autocast would narrow the matrix product only.
+    with torch.autocast(audio.device.type, enabled=False):
+        return (_widen(audio) @ _widen(visual).T / temperature).log_softmax(dim=1)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` in float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

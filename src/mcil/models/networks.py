@@ -1,0 +1,114 @@
+"""The audio-visual network that the class-incremental methods train."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcil.models.attention import Attended, audio_guided_attention
+from mcil.types import Modality, Outputs
+
+
+class AudioVisualNet(nn.Module):
+    """Fuse one audio vector and the tokens of a video into class scores.
+
+    Audio-visual: audio-guided attention pools the tokens, and the rectified projections of both are added up.
+    One modality: the rectified projection of the audio, or of the mean of all tokens. Source: Pian et al.,
+    ICCV 2023, eq. 2 to 5.
+
+    ``width`` (D) is that of both inputs; see :class:`mcil.models.InputScaler`, which brings them to it.
+    """
+
+    def __init__(self, width: int, classes: int, modality: Modality = "audio-visual") -> None:
+        super().__init__()
+        self.width = width
+        self.modality: Modality = modality
+        if modality != "visual":
+            self.audio_proj = nn.Linear(width, width)
+        if modality != "audio":
+            self.visual_proj = nn.Linear(width, width)
+        if modality == "audio-visual":
+            self.attn_audio_proj = nn.Linear(width, width)
+            self.attn_visual_proj = nn.Linear(width, width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(
+        self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = True
+    ) -> Outputs:
+        """Score clips: ``audio`` (B,D) and ``visual`` (B,L,S,D).
+
+        A modality that the network does not have is ignored. Without ``need_attention`` the attention maps,
+        which are as big as ``visual``, are not handed out.
+
+        Raises:
+            ValueError: a modality that the network needs is missing, or has another shape.
+        """
+        if self.modality == "audio":
+            return self._classify(audio=self._project_audio(self._checked("audio", audio, 2)))
+        tokens = self._checked("visual", visual, 4)
+        if self.modality == "visual":
+            return self._classify(visual=self._project_visual(tokens.mean(dim=(1, 2))))
+        sound = self._checked("audio", audio, 2)
+        attended = audio_guided_attention(
+            torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens)), tokens
+        )
+        return self._classify(
+            self._project_audio(sound),
+            self._project_visual(attended.pooled),
+            attended if need_attention else None,
+        )
+
+    def grow(self, classes: int) -> None:
+        """Enlarge the classifier to ``classes`` outputs; old rows stay, new ones get the default initialisation.
+
+        They are drawn from PyTorch's global generator on the CPU, whatever device the network is on. The
+        classifier's parameters are new objects: make the optimizer after growing.
+
+        Raises:
+            ValueError: the classifier has more outputs already.
+        """
+        old = self.classifier
+        if classes < old.out_features:
+            raise ValueError(f"the classifier has {old.out_features} outputs and cannot shrink to {classes}")
+        grown = nn.Linear(self.width, classes, device="cpu").to(old.weight)
+        with torch.no_grad():
+            grown.weight[: old.out_features] = old.weight
+            grown.bias[: old.out_features] = old.bias
+        self.classifier = grown
+
+    def _project_audio(self, audio: Tensor) -> Tensor:
+        return torch.relu(self.audio_proj(audio))
+
+    def _project_visual(self, visual: Tensor) -> Tensor:
+        return torch.relu(self.visual_proj(visual))
+
+    def _classify(
+        self, audio: Tensor | None = None, visual: Tensor | None = None, attended: Attended | None = None
+    ) -> Outputs:
+        """Fuse the projected features (B,D) that there are and score the sum."""
+        present = [feature for feature in (audio, visual) if feature is not None]
+        fused = torch.stack(present).sum(dim=0)
+        return Outputs(
+            logits=self.classifier(fused),
+            fused=fused,
+            audio=_unit(audio),
+            visual=_unit(visual),
+            spatial_attention=attended.spatial if attended else None,
+            temporal_attention=attended.temporal if attended else None,
+        )
+
+    def _checked(self, name: str, features: Tensor | None, dimensions: int) -> Tensor:
+        shape = "(B,D)" if dimensions == 2 else "(B,L,S,D)"
+        if features is None:
+            raise ValueError(f"a network of modality '{self.modality}' needs {name} {shape}")
+        if features.ndim != dimensions or features.shape[-1] != self.width:
+            raise ValueError(f"{name} must be {shape} with D = {self.width}, not {tuple(features.shape)}")
+        return features
+
+
+def _unit(feature: Tensor | None) -> Tensor | None:
+    """L2-normalise in float32 at least: contrastive temperatures magnify what a narrow type rounds off."""
+    if feature is None:
+        return None
+    return F.normalize(feature.to(torch.promote_types(feature.dtype, torch.float32)), dim=-1)
