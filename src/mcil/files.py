@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mcil.errors import McilError
 
@@ -94,3 +98,27 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any) -> None:
+    """Write named tensors and JSON ``metadata`` to one safetensors file, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(contiguous, {"mcil": json.dumps(metadata, allow_nan=False)})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors and the metadata that :func:`write_tensors` wrote; ``what`` names the file in the error.
+
+    Raises:
+        McilError: the file is missing, damaged, or was not written by mcil.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["mcil"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except FileNotFoundError:
+        raise McilError(f"{path}: no {what} here; check the path") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise McilError(f"{path}: this {what} is damaged ({error}); delete it and run the command again") from error

@@ -31,7 +31,7 @@ def shuffled_batches(count: int, size: int, *seed: int | str) -> list[Tensor]:
     if count == 0:
         return []
     order = torch.randperm(count, generator=generator(*seed))
-    return [order] if count < size else list(order[: count - count % size].split(size))
+    return [order] if count < size else list(torch.split(order[: count - count % size], size))
 
 
 def paired_batches(

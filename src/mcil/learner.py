@@ -1,0 +1,319 @@
+"""A learner: learns one task after another, predicts, saves and loads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from mcil.data.sampler import derive_seed, generator
+from mcil.errors import McilError
+from mcil.files import read_tensors, write_tensors
+from mcil.memory import Memory
+from mcil.methods import create_method
+from mcil.models import AudioVisualNet, InputScaler
+from mcil.models.inputs import Normalize
+from mcil.training import OnEvent, TaskData, TaskTraining, TrainingOptions, outputs_in_batches, stage
+from mcil.training.device import make_fabric
+from mcil.types import Batch, Modality, Outputs
+
+LEARNER_VERSION = 1
+_FILE = "learner.safetensors"
+
+
+class Prediction(NamedTuple):
+    """``labels`` (N,) class ids, ``confidence`` (N,) their probability, ``probabilities`` (N,C) over seen classes."""
+
+    labels: Tensor
+    confidence: Tensor
+    probabilities: Tensor
+
+
+class Attention(NamedTuple):
+    """Where the network looks, mean over channels: ``spatial`` (N,L,S), ``temporal`` (N,L); each sums to 1."""
+
+    spatial: Tensor
+    temporal: Tensor
+
+
+class Learner:
+    """Learns classes task by task with one method, from clips that are already encoded.
+
+    Args:
+        method: name of the method, such as "av-cil".
+        options: the method's options; what is not given keeps its default.
+        memory: most exemplars kept, in clips; ignored by methods without a memory.
+        modality: what the network reads.
+        training: how each task is trained.
+        normalize: "first-task" standardises features by statistics of the first task, "none" leaves them.
+        seed: fixes initialisation, batch order and choice of exemplars.
+        encoders: what made the features (the list in a store's card); kept with the learner.
+
+    Raises:
+        McilError: the method or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        method: str = "av-cil",
+        options: Mapping[str, Any] | None = None,
+        *,
+        memory: int = 500,
+        modality: Modality = "audio-visual",
+        training: TrainingOptions | None = None,
+        normalize: Normalize = "first-task",
+        seed: int = 0,
+        encoders: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.method_name = method
+        self.method = create_method(method, options)
+        self.modality: Modality = modality
+        self.training = training or TrainingOptions()
+        self.normalize: Normalize = normalize
+        self.seed = seed
+        self.encoders = [dict(card) for card in encoders]
+        self.memory = Memory(memory) if self.method.uses_memory else None
+        self.class_names: tuple[str, ...] = ()
+        self.task_sizes: tuple[int, ...] = ()
+        # Both are made when the first task shows the width of the features.
+        self.network: AudioVisualNet | None = None
+        self.scaler: InputScaler | None = None
+        self.token_shape: tuple[int, ...] = ()  # (L, S) of the visual features
+
+    @cached_property
+    def _fabric(self) -> Fabric:
+        return make_fabric(self.training)
+
+    def learn(
+        self,
+        train: Batch,
+        class_names: Sequence[str],
+        validation: Batch | None = None,
+        checkpoint: Path | None = None,
+        on_event: OnEvent = lambda event: None,
+    ) -> None:
+        """Learn one more task.
+
+        Args:
+            train: clips of the new classes, whose labels go on from the classes that are known; a cumulative
+                method (the oracle) is given those of all seen classes.
+            class_names: names of the new classes, in the order of their labels.
+            validation: clips that choose the best epoch, as the protocol says.
+            checkpoint: file to save progress in and to go on from; deleted by the caller once the task is kept.
+            on_event: is told about every epoch.
+
+        Raises:
+            McilError: a label or name does not fit, a class has no clips, a modality is missing, or the memory is
+                too small.
+        """
+        old, seen = len(self.class_names), len(self.class_names) + len(class_names)
+        self._check_names(class_names)
+        train = self._read(train, range(0 if self.method.cumulative else old, seen), "training")
+        if validation is not None:
+            validation = self._read(validation, range(seen), "validation", all_classes=False)
+        task = len(self.task_sizes)
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            torch.manual_seed(derive_seed(self.seed, "task", task))
+            scaler = self._scaler(train)
+            previous = None if self.network is None else self.network.to(self._fabric.device)
+            network = self._network(scaler, seen)
+            memory = self.memory.clips if self.memory is not None and task else None
+            sizes = (*self.task_sizes, len(class_names))
+            TaskTraining(
+                self._fabric,
+                network,
+                previous,
+                scaler,
+                self.method,
+                TaskData(train, memory, validation, sizes),
+                self.training,
+                derive_seed(self.seed, "batches", task),
+                checkpoint,
+                on_event,
+            ).run()
+        if self.memory is not None:
+            random = generator(self.seed, "memory", task)
+            self.memory.update(train, seen, self.method.select_exemplars, random)
+        self.network, self.scaler = network, scaler
+        self.class_names, self.task_sizes = (*self.class_names, *class_names), sizes
+
+    def predict(self, audio: Tensor | None = None, visual: Tensor | None = None) -> Prediction:
+        """Classify clips among all classes learnt so far.
+
+        Args:
+            audio: (N,D_a) features as stored.
+            visual: (N,L,S,D_v) features as stored. A modality that is left out counts as the mean of the first task.
+
+        Raises:
+            McilError: nothing has been learnt, or no modality is given that the network reads.
+        """
+        logits = torch.cat([part.logits.float().cpu() for part in self._outputs(audio, visual, False)])
+        probabilities = logits.softmax(dim=1)
+        confidence, labels = probabilities.max(dim=1)
+        return Prediction(labels, confidence, probabilities)
+
+    def attention(self, audio: Tensor, visual: Tensor) -> Attention | None:
+        """Return the audio-guided attention over ``visual`` (N,L,S,D_v), or None where the network has none."""
+        spatial, temporal = [], []
+        for part in self._outputs(audio, visual, True):
+            if part.spatial_attention is None or part.temporal_attention is None:
+                return None
+            spatial.append(part.spatial_attention.float().mean(dim=-1).cpu())
+            temporal.append(part.temporal_attention.float().mean(dim=-1).cpu())
+        return Attention(torch.cat(spatial), torch.cat(temporal))
+
+    def save(self, folder: Path | str) -> None:
+        """Write the learner, its exemplars included, to ``folder``/learner.safetensors, atomically."""
+        network, scaler = self._learnt()
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"scaler.{name}": tensor for name, tensor in scaler.state_dict().items()}
+        if self.memory is not None:
+            clips = self.memory.clips
+            named = {"audio": clips.audio, "visual": clips.visual, "labels": clips.labels}
+            tensors |= {f"memory.{name}": tensor for name, tensor in named.items() if tensor is not None}
+        metadata = {
+            "version": LEARNER_VERSION,
+            "method": self.method_name,
+            "options": asdict(self.method),
+            "memory": self.memory.budget if self.memory else 0,
+            "modality": self.modality,
+            "training": asdict(self.training),
+            "normalize": self.normalize,
+            "seed": self.seed,
+            "encoders": self.encoders,
+            "class_names": self.class_names,
+            "task_sizes": self.task_sizes,
+            "channels": scaler.channels,
+            "token_shape": self.token_shape,
+        }
+        write_tensors(Path(folder) / _FILE, tensors, metadata)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str | None = None) -> Learner:
+        """Read a learner that :meth:`save` wrote; it predicts the same and learns on.
+
+        Args:
+            folder: where it was saved.
+            device: where to compute from now on; None keeps what the learner was made with.
+
+        Raises:
+            McilError: there is none, it is damaged, or it was written by another version.
+        """
+        path = Path(folder) / _FILE
+        tensors, saved = read_tensors(path, "learner")
+        if saved.get("version") != LEARNER_VERSION:
+            raise McilError(f"{path}: written by another version of mcil ({saved.get('version')}); train it again")
+        training = TrainingOptions(**(saved["training"] | ({} if device is None else {"device": device})))
+        learner = cls(
+            saved["method"],
+            saved["options"],
+            memory=saved["memory"],
+            modality=saved["modality"],
+            training=training,
+            normalize=saved["normalize"],
+            seed=saved["seed"],
+            encoders=saved["encoders"],
+        )
+        learner.class_names, learner.task_sizes = tuple(saved["class_names"]), tuple(saved["task_sizes"])
+        learner.token_shape = tuple(saved["token_shape"])
+        channels = saved["channels"]
+        learner.scaler = InputScaler(channels.get("audio"), channels.get("visual"), learner.normalize)
+        learner.scaler.load_state_dict(_under(tensors, "scaler"))
+        learner.network = learner.method.network(learner.scaler.width, len(learner.class_names), learner.modality)
+        learner.network.load_state_dict(_under(tensors, "network"))
+        learner.network.eval()
+        if learner.memory is not None:
+            arrays = _under(tensors, "memory")
+            clips = Batch(arrays.get("audio"), arrays.get("visual"), arrays["labels"])
+            learner.memory.classes = [
+                clips.select(torch.nonzero(clips.labels == label).flatten())
+                for label in range(len(learner.class_names))
+            ]
+        return learner
+
+    def _outputs(self, audio: Tensor | None, visual: Tensor | None, need_attention: bool) -> Iterator[Outputs]:
+        """Yield the network's outputs for clips as stored, batch after batch."""
+        network, scaler = self._learnt()
+        given = {name: array for name, array in (("audio", audio), ("visual", visual)) if name in scaler.channels}
+        present = [array for array in given.values() if array is not None]
+        if not present:
+            raise McilError(f"this learner reads {' and '.join(scaler.channels)}; give it at least one of them")
+        network.to(self._fabric.device)
+        scaler.to(self._fabric.device)
+        size = self.training.evaluation_batch_size
+        for start in range(0, len(present[0]), size):
+            count = min(size, len(present[0]) - start)
+            part = {
+                name: self._mean_clips(name, count) if array is None else array[start : start + count]
+                for name, array in given.items()
+            }
+            clips = Batch(part.get("audio"), part.get("visual"), torch.zeros(count, dtype=torch.int64))
+            staged = stage(self._fabric, scaler, clips)
+            yield from outputs_in_batches(self._fabric, network, staged, size, need_attention)
+
+    def _mean_clips(self, name: str, count: int) -> Tensor:
+        """Return clips that hold the first task's mean in every channel: they tell the network nothing."""
+        _, scaler = self._learnt()
+        mean = scaler.get_buffer(f"{name}_mean")
+        return mean.expand(count, *(self.token_shape if name == "visual" else ()), -1)
+
+    def _check_names(self, class_names: Sequence[str]) -> None:
+        if not class_names:
+            raise McilError("a task needs at least one new class")
+        names = [*self.class_names, *class_names]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise McilError(f"class '{twice[0]}' is named twice; a class is learnt once, under one name")
+
+    def _read(self, clips: Batch, classes: range, what: str, all_classes: bool = True) -> Batch:
+        """Return the modalities that the network reads, after checking that the clips fit ``classes``."""
+        counts = torch.bincount(clips.labels, minlength=classes.stop).tolist()
+        if len(counts) > classes.stop or sum(counts[: classes.start]):
+            raise McilError(f"{what} clips have labels outside {classes.start}..{classes.stop - 1}")
+        if all_classes and not all(counts[classes.start :]):
+            raise McilError(f"class {counts.index(0, classes.start)} has no {what} clips; a class needs at least one")
+        audio = None if self.modality == "visual" else clips.audio
+        visual = None if self.modality == "audio" else clips.visual
+        for name, array in (("audio", audio), ("visual", visual)):
+            if name in self.modality and array is None:
+                raise McilError(f"modality '{self.modality}' needs {name}, and the {what} clips have none")
+        return Batch(audio, visual, clips.labels)
+
+    def _scaler(self, train: Batch) -> InputScaler:
+        """Return the scaler, which is fitted on the first task and never again."""
+        if self.scaler is not None:
+            return self.scaler.to(self._fabric.device)
+        channels = [None if array is None else array.shape[-1] for array in (train.audio, train.visual)]
+        scaler = InputScaler(channels[0], channels[1], self.normalize)
+        scaler.fit(train.audio, train.visual)
+        if train.visual is not None:
+            self.token_shape = tuple(train.visual.shape[1:3])
+        return scaler.to(self._fabric.device)
+
+    def _network(self, scaler: InputScaler, classes: int) -> AudioVisualNet:
+        """Return the network to train: a new one, or a copy of the last one with rows for the new classes."""
+        if self.network is None or self.method.cumulative:
+            return self.method.network(scaler.width, classes, self.modality)
+        network = copy.deepcopy(self.network)
+        network.grow(classes)
+        return network
+
+    def _cuda_devices(self) -> list[torch.device]:
+        return [self._fabric.device] if self._fabric.device.type == "cuda" else []
+
+    def _learnt(self) -> tuple[AudioVisualNet, InputScaler]:
+        if self.network is None or self.scaler is None:
+            raise McilError("this learner has not learnt anything yet; call learn first")
+        return self.network, self.scaler
+
+
+def _under(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with ``group.``, without that start."""
+    return {name.removeprefix(f"{group}."): value for name, value in tensors.items() if name.startswith(f"{group}.")}

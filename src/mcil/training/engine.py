@@ -1,0 +1,243 @@
+"""Learning one task by gradient descent: epochs, steps, model selection, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from mcil.data.sampler import paired_batches
+from mcil.errors import McilError
+from mcil.files import read_tensors, write_tensors
+from mcil.methods import Method
+from mcil.models import AudioVisualNet, InputScaler
+from mcil.training.evaluation import predict_logits, select_teaching, stage, teach
+from mcil.training.interrupt import Interrupted, interrupt_requested
+from mcil.training.options import TrainingOptions
+from mcil.types import Batch, Step, Teacher, concatenate
+
+CHECKPOINT_VERSION = 1
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Is told what happened, as a JSON object, after every epoch."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Clips as they are stored: the task's own, the memory's, and those that choose the best epoch."""
+
+    train: Batch
+    memory: Batch | None
+    validation: Batch | None
+    task_sizes: tuple[int, ...]
+
+
+@dataclass
+class _Place:
+    """Where training stands: ``step`` steps of ``epoch`` are done."""
+
+    epoch: int = 0
+    step: int = 0
+    best_accuracy: float = -1.0
+    best_epoch: int = -1
+
+
+class TaskTraining:
+    """Trains ``network`` on one task, from the start or from a checkpoint.
+
+    Args:
+        fabric: device and precision.
+        network: is changed in place; its classifier already has a row for every seen class.
+        previous: the frozen network of the previous task, None in the first.
+        scaler: fitted input scaler.
+        method: gives the losses.
+        data: clips of the task.
+        options: how to train.
+        seed: fixes the order of batches.
+        checkpoint: file to keep the state in; None keeps none.
+        on_event: is told about every epoch.
+
+    Raises:
+        McilError: the protocol needs validation clips and there are none, or the checkpoint is damaged or
+            belongs to another task.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: AudioVisualNet,
+        previous: AudioVisualNet | None,
+        scaler: InputScaler,
+        method: Method,
+        data: TaskData,
+        options: TrainingOptions,
+        seed: int,
+        checkpoint: Path | None,
+        on_event: OnEvent,
+    ) -> None:
+        self.fabric, self.method, self.options, self.seed = fabric, method, options, seed
+        self.checkpoint, self.on_event, self.task_sizes = checkpoint, on_event, data.task_sizes
+        together = [data.train] if data.memory is None else [data.train, data.memory]
+        self.clips = stage(fabric, scaler, concatenate(together))
+        self.new = len(data.train)
+        self.exemplars = len(self.clips) - self.new
+        validation = _validation_clips(data, options)
+        self.validation = None if validation is None else stage(fabric, scaler, validation)
+        self.network = network
+        self.module, self.optimizer = fabric.setup(
+            network,
+            torch.optim.Adam(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay),
+        )
+        self.teacher = self._teacher(previous)
+        self.place = _Place()
+        self.best = _copy(network)
+        self.sums: dict[str, Tensor] = {}
+        self.saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Train, and leave in the network the weights that the protocol chooses."""
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self._restore(self.checkpoint)
+        with interrupt_requested() as interrupted:
+            while self.place.epoch < self.options.epochs:
+                self._epoch(interrupted)
+        if self.validation is not None:
+            self.network.load_state_dict(self.best)
+        self.network.eval()
+
+    def _teacher(self, previous: AudioVisualNet | None) -> Teacher | None:
+        if previous is None or not self.method.uses_teacher:
+            return None
+        return teach(
+            self.fabric,
+            previous,
+            self.clips,
+            self.exemplars,
+            self.options.evaluation_batch_size,
+            self.method.uses_teacher_attention,
+        )
+
+    def _epoch(self, interrupted: Callable[[], bool]) -> None:
+        options, place, started = self.options, self.place, time.monotonic()
+        batches = paired_batches(
+            self.new, self.exemplars, options.batch_size, options.exemplar_batch_size, self.seed, place.epoch
+        )
+        self.module.train()
+        for new, exemplars in batches[place.step :]:
+            self._step(new, exemplars)
+            place.step += 1
+            if interrupted():
+                self._save()
+                raise Interrupted
+            if time.monotonic() - self.saved_at >= options.checkpoint_seconds:
+                self._save()
+        accuracy = self._validate()
+        losses = {name: float(total) / len(batches) for name, total in self.sums.items()}
+        self.on_event(
+            {
+                "event": "epoch",
+                "task": len(self.task_sizes) - 1,
+                "epoch": place.epoch,
+                "loss": sum(losses.values()),
+                "losses": losses,
+                "validation_accuracy": accuracy,
+                "seconds": time.monotonic() - started,
+            }
+        )
+        if not all(torch.isfinite(total) for total in self.sums.values()):
+            raise McilError(
+                f"the loss is no longer a finite number in epoch {place.epoch} of task {len(self.task_sizes) - 1} "
+                f"({losses}); lower the learning rate, or set clip_gradient"
+            )
+        self.sums = {}
+        place.epoch, place.step = place.epoch + 1, 0
+
+    def _step(self, new: Tensor, exemplars: Tensor) -> None:
+        indices = torch.cat([new, exemplars + self.new]).to(self.fabric.device)
+        clips = self.clips.select(indices)
+        teacher = self.teacher
+        if teacher is not None:
+            teacher = select_teaching(teacher, indices, exemplars.to(self.fabric.device))
+        outputs = self.module(clips.audio, clips.visual, need_attention=self.method.uses_teacher_attention)
+        losses = self.method.losses(Step(outputs, clips.labels, len(exemplars), teacher, self.task_sizes))
+        self.optimizer.zero_grad()
+        self.fabric.backward(torch.stack(list(losses.values())).sum())
+        if self.options.clip_gradient:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.options.clip_gradient)
+        self.optimizer.step()
+        # Summed on the device: reading a value here would make the host wait for every step.
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss.detach()
+
+    def _validate(self) -> float | None:
+        """Percent right on the validation clips, and the best network kept; the earlier one wins a tie."""
+        if self.validation is None:
+            return None
+        logits = predict_logits(self.fabric, self.network, self.validation, self.options.evaluation_batch_size)
+        right = (logits.argmax(dim=1) == self.validation.labels).float()
+        accuracy = 100 * right.mean().item()
+        if accuracy > self.place.best_accuracy:
+            self.place.best_accuracy, self.place.best_epoch = accuracy, self.place.epoch
+            self.best = _copy(self.network)
+        return accuracy
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"sum.{name}": total for name, total in self.sums.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
+        tensors["random"] = torch.get_rng_state()
+        if self.fabric.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        write_tensors(self.checkpoint, tensors, {"place": vars(self.place), **self._identity()})
+        self.saved_at = time.monotonic()
+
+    def _identity(self) -> dict[str, Any]:
+        return {"version": CHECKPOINT_VERSION, "task_sizes": list(self.task_sizes), "seed": self.seed}
+
+    def _restore(self, path: Path) -> None:
+        tensors, metadata = read_tensors(path, "checkpoint")
+        place = metadata.pop("place", None)
+        if metadata != self._identity():
+            raise McilError(f"{path}: this checkpoint is of another task or version; delete it to train afresh")
+        groups: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "sum": {}, "adam": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            if group in groups:
+                groups[group][rest] = tensor.to(self.fabric.device)
+        self.network.load_state_dict(groups["network"])
+        self.best, self.sums, self.place = groups["best"], groups["sum"], _Place(**place)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["adam"].items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["random"])
+        if self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.fabric.device)
+
+
+def _validation_clips(data: TaskData, options: TrainingOptions) -> Batch | None:
+    """The clips that choose the epoch: those given, and under "strict" the exemplars, which stand for old classes."""
+    if options.protocol == "last":
+        return None
+    parts = [part for part in (data.validation, data.memory if options.protocol == "strict" else None) if part]
+    if not parts:
+        raise McilError(
+            f"protocol '{options.protocol}' chooses the best epoch on validation clips, and there are none; "
+            "give some, or use protocol 'last'"
+        )
+    return concatenate(parts)
+
+
+def _copy(network: AudioVisualNet) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
