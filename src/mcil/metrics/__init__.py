@@ -1,0 +1,48 @@
+"""Every figure that an experiment reports, as pure functions of its predictions.
+
+All accuracies, forgetting and transfer are in percent (0 to 100). What cannot be computed (a task without
+test clips, forgetting with a single task) is NaN, and is left out of the means that would contain it;
+:func:`summary` writes None for it.
+"""
+
+from mcil.metrics.accuracy import (
+    accuracy_matrix,
+    class_accuracy,
+    confusion_matrix,
+    input_accuracy,
+    last_accuracy,
+    mean_accuracy,
+    step_accuracy,
+)
+from mcil.metrics.forgetting import (
+    average_forgetting,
+    backward_transfer,
+    final_forgetting,
+    forgetting_by_step,
+    forgetting_by_task,
+)
+from mcil.metrics.intervals import bootstrap_intervals
+from mcil.metrics.outcomes import COLUMNS, with_inputs
+from mcil.metrics.summary import SCALARS, Spread, mean_and_spread, summary
+
+__all__ = [
+    "COLUMNS",
+    "SCALARS",
+    "Spread",
+    "accuracy_matrix",
+    "average_forgetting",
+    "backward_transfer",
+    "bootstrap_intervals",
+    "class_accuracy",
+    "confusion_matrix",
+    "final_forgetting",
+    "forgetting_by_step",
+    "forgetting_by_task",
+    "input_accuracy",
+    "last_accuracy",
+    "mean_accuracy",
+    "mean_and_spread",
+    "step_accuracy",
+    "summary",
+    "with_inputs",
+]
