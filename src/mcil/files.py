@@ -21,6 +21,7 @@ from mcil.errors import McilError
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file would be larger than is allowed here (ulimit -f, or the file system); raise that limit",
     errno.EACCES: "no permission to write there; choose another folder or change its permissions",
     errno.EPERM: "no permission to write there; choose another folder or change its permissions",
     errno.EROFS: "the file system is read-only; choose another folder",

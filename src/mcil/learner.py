@@ -54,7 +54,7 @@ class Learner:
         training: how each task is trained.
         normalize: "first-task" standardises features by statistics of the first task, "none" leaves them.
         seed: fixes initialisation, batch order and choice of exemplars.
-        encoders: what made the features (the list in a store's card); kept with the learner.
+        encoders: what made the features, by modality (as in a store's card); kept with the learner.
 
     Raises:
         McilError: the method or an option is unknown.
@@ -70,7 +70,7 @@ class Learner:
         training: TrainingOptions | None = None,
         normalize: Normalize = "first-task",
         seed: int = 0,
-        encoders: Sequence[Mapping[str, Any]] = (),
+        encoders: Mapping[str, Any] | None = None,
     ) -> None:
         self.method_name = method
         self.method = create_method(method, options)
@@ -78,7 +78,7 @@ class Learner:
         self.training = training or TrainingOptions()
         self.normalize: Normalize = normalize
         self.seed = seed
-        self.encoders = [dict(card) for card in encoders]
+        self.encoders = dict(encoders or {})
         self.memory = Memory(memory) if self.method.uses_memory else None
         self.class_names: tuple[str, ...] = ()
         self.task_sizes: tuple[int, ...] = ()
@@ -90,6 +90,16 @@ class Learner:
     @cached_property
     def _fabric(self) -> Fabric:
         return make_fabric(self.training)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the learner computes."""
+        return self._fabric.device
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters; 0 before the first task."""
+        return sum(p.numel() for p in self.network.parameters()) if self.network else 0
 
     def learn(
         self,

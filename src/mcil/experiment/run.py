@@ -1,0 +1,148 @@
+"""``mcil run``: one experiment with one or several seeds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+
+from mcil.data.scenario import Missing
+from mcil.errors import McilError
+from mcil.experiment.folder import RunFolder
+from mcil.experiment.progress import Event, RunProgress
+from mcil.experiment.settings import Experiment
+from mcil.experiment.single import run_single
+from mcil.models.inputs import Normalize
+from mcil.training import TrainingOptions
+from mcil.types import Modality
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what its ``result.json`` says."""
+
+    folder: Path
+    result: dict[str, Any]
+
+
+def run(
+    store: Path | str,
+    tasks: int | Sequence[int],
+    method: str = "av-cil",
+    seeds: Sequence[int] = (0,),
+    out: Path | str = "runs",
+    options: Mapping[str, Any] | None = None,
+    memory: int = 500,
+    modality: Modality = "audio-visual",
+    class_order: Sequence[str] | None = None,
+    class_seed: int | None = None,
+    missing: Missing = "error",
+    normalize: Normalize = "first-task",
+    training: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
+    label: str | None = None,
+    jobs: int = 1,
+) -> list[Run]:
+    """Learn a scenario with one method, once for each seed, and measure it.
+
+    Args:
+        store: feature store to learn from.
+        tasks: number of equal tasks, or the number of classes of each task.
+        method: name of the method.
+        seeds: one run for each.
+        out: folder for the run folders. A finished run is not run again; one that was stopped goes on.
+        options: options of the method.
+        memory: most exemplars kept, in clips; ignored by methods without a memory.
+        modality: what to learn from: "audio", "visual" or "audio-visual".
+        class_order: all class names in order of arrival; alphabetical by default.
+        class_seed: shuffles the class order instead.
+        missing: clips that lack a modality: "error", "drop" them, or take "zeros".
+        normalize: "first-task" standardises features by statistics of the first task, "none" leaves them.
+        training: how each task is trained.
+        label: name of the method in reports; the method's own name by default.
+        jobs: runs at the same time, each in a process of its own.
+
+    Returns:
+        The runs, in the order of the seeds.
+
+    Raises:
+        McilError: data, method and settings do not fit.
+    """
+    experiments = [
+        Experiment(
+            Path(store),
+            tasks,
+            method,
+            dict(options or {}),
+            memory,
+            modality,
+            class_order,
+            class_seed,
+            missing,
+            normalize,
+            training,
+            label or method,
+            seed,
+        )
+        for seed in seeds
+    ]
+    return run_all(experiments, Path(out), jobs)
+
+
+def run_all(experiments: Sequence[Experiment], out: Path, jobs: int = 1) -> list[Run]:
+    """Run each experiment in a folder of its own under ``out``, ``jobs`` at a time; see :func:`run`."""
+    if jobs < 1:
+        raise McilError(f"jobs must be 1 or more, but it is {jobs}")
+    for experiment in experiments:  # say what is wrong before anything is computed
+        experiment.scenario()
+        experiment.learner()
+    folders = [RunFolder(out / experiment.name) for experiment in experiments]
+    with RunProgress() as progress:
+        for experiment, folder in zip(experiments, folders, strict=True):
+            progress.add(folder.path.name, experiment)
+        if jobs == 1 or len(experiments) == 1:
+            results = [
+                run_single(experiment, folder, progress.listener(folder.path.name))
+                for experiment, folder in zip(experiments, folders, strict=True)
+            ]
+        else:
+            results = _in_processes(experiments, folders, min(jobs, len(experiments)), progress.show)
+    return [Run(folder.path, result) for folder, result in zip(folders, results, strict=True)]
+
+
+def _in_processes(
+    experiments: Sequence[Experiment], folders: Sequence[RunFolder], jobs: int, show: Callable[[Event], None]
+) -> list[dict[str, Any]]:
+    """Run the experiments in ``jobs`` processes that share the cores, and show what they tell."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
+    ):
+        events = manager.Queue()
+        futures = [
+            pool.submit(_run_and_tell, experiment, folder, events)
+            for experiment, folder in zip(experiments, folders, strict=True)
+        ]
+        try:
+            while not all(future.done() for future in futures):
+                try:
+                    show(events.get(timeout=0.2))
+                except Empty:
+                    continue
+            while not events.empty():
+                show(events.get())
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_and_tell(experiment: Experiment, folder: RunFolder, events: Any) -> dict[str, Any]:
+    return run_single(experiment, folder, lambda event: events.put((folder.path.name, event)))

@@ -1,0 +1,76 @@
+"""What an experiment is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcil.data.scenario import Missing, Scenario
+from mcil.data.store import FeatureStore
+from mcil.learner import Learner
+from mcil.models.inputs import Normalize
+from mcil.training import TrainingOptions
+from mcil.types import Modality
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One method on one scenario; see :func:`mcil.run` for what each field means."""
+
+    store: Path
+    tasks: int | Sequence[int]
+    method: str
+    options: Mapping[str, Any]
+    memory: int
+    modality: Modality
+    class_order: Sequence[str] | None
+    class_seed: int | None
+    missing: Missing
+    normalize: Normalize
+    training: TrainingOptions
+    label: str
+    seed: int
+    _opened: dict[str, FeatureStore] = field(default_factory=dict, repr=False, compare=False)
+
+    def open_store(self) -> FeatureStore:
+        """Return the store, opened once."""
+        return self._opened.setdefault("store", FeatureStore(self.store))
+
+    def scenario(self) -> Scenario:
+        """Return the scenario over the store; McilError where the two do not fit."""
+        return Scenario(self.open_store(), self.tasks, self.class_order, self.class_seed, self.modality, self.missing)
+
+    def learner(self) -> Learner:
+        """Return a learner that has learnt nothing yet; McilError where the method or an option is unknown."""
+        return Learner(
+            self.method,
+            self.options,
+            memory=self.memory,
+            modality=self.modality,
+            training=self.training,
+            normalize=self.normalize,
+            seed=self.seed,
+            encoders=self.open_store().card.get("encoders", {}),
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Return everything that was chosen, as plain values, and the checksum of the data."""
+        values = asdict(self)
+        del values["_opened"]
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+        return plain | {"data_checksum": self.open_store().checksum}
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder: readable, and different for every different outcome.
+
+        It holds a hash of the configuration. Where the store stands and how often progress is saved do not count.
+        """
+        config = self.config()
+        del config["store"], config["training"]["checkpoint_seconds"]
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        return f"{self.method}-{self.modality}-seed{self.seed}-{digest[:8]}"

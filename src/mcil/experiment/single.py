@@ -1,0 +1,203 @@
+"""One run: learn every task of a scenario, predict after each, keep what is needed to go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from torch import Tensor
+
+from mcil.data.scenario import Scenario
+from mcil.experiment import machine
+from mcil.experiment.folder import EventLog, RunFolder
+from mcil.experiment.settings import Experiment
+from mcil.files import read_tensors, write_tensors, write_text
+from mcil.learner import Learner
+from mcil.metrics import summary
+from mcil.training import OnEvent
+from mcil.types import Batch, Modality, Rows, Task
+
+ATTENTION_CLIPS = 6
+
+
+def run_single(experiment: Experiment, folder: RunFolder, on_event: OnEvent) -> dict[str, Any]:
+    """Learn all tasks, from where the folder stands, and return the result; a finished run is not run again.
+
+    Args:
+        experiment: what to do.
+        folder: where to keep it.
+        on_event: is told about every epoch and task.
+
+    Raises:
+        McilError: the data, the method and the settings do not fit, or a kept file is damaged.
+        Interrupted: Ctrl-C; everything is saved.
+    """
+    scenario = experiment.scenario()
+    learner = experiment.learner()
+    with folder.locked():
+        if folder.result_file.exists():
+            return folder.result()
+        write_text(folder.path / "config.yaml", yaml.safe_dump(experiment.config(), sort_keys=False))
+        return _Run(experiment, scenario, learner, folder, on_event).finish()
+
+
+class _Run:
+    def __init__(
+        self, experiment: Experiment, scenario: Scenario, learner: Learner, folder: RunFolder, on_event: OnEvent
+    ) -> None:
+        self.experiment, self.scenario, self.folder = experiment, scenario, folder
+        self.finished = folder.finished_tasks(len(scenario.tasks))
+        if folder.learner.is_dir():  # stopped between the last task and its result
+            self.finished, self.learner = len(scenario.tasks), Learner.load(folder.learner)
+        elif self.finished:
+            self.learner = Learner.load(folder.learner_checkpoint(self.finished - 1))
+        else:
+            self.learner = learner
+        self.predictions = folder.read_predictions(self.finished)
+        self.attention = _AttentionRecord(folder.path / "attention.safetensors", scenario, self.finished)
+        self.log = EventLog(folder.path / "events.jsonl")
+        self.on_event = on_event
+
+    def finish(self) -> dict[str, Any]:
+        try:
+            machine.reset_peak_memory(self.learner.device)
+            for task in self.scenario.tasks[self.finished :]:
+                self._learn(task)
+            result = self._result()
+        finally:
+            self.log.close()
+        self.folder.finish(len(self.scenario.tasks) - 1, result)
+        return result
+
+    def _note(self, event: dict[str, Any]) -> None:
+        self.log.append(event)
+        self.on_event(event)
+
+    def _learn(self, task: Task) -> None:
+        started, noted = time.monotonic(), self.log.seconds
+        cumulative = self.learner.method.cumulative
+        seen = self.scenario.tasks[: task.index + 1]
+        train = np.concatenate([t.train for t in seen]) if cumulative else task.train
+        old_validation = cumulative or self.experiment.training.protocol == "published"
+        validation = np.concatenate([t.val for t in seen]) if old_validation else task.val
+        self.learner.learn(
+            self.scenario.clips(train),
+            task.class_names,
+            self.scenario.clips(validation),
+            self.folder.training_checkpoint(task.index),
+            self._note,
+        )
+        self._test(task.index, np.concatenate([t.test for t in seen]))
+        self.attention.add(self.learner)
+        self.folder.write_predictions(pl.concat(self.predictions))
+        # Once the learner is kept the task counts as learnt, so everything else of it is written before.
+        self.learner.save(self.folder.learner_checkpoint(task.index))
+        self.folder.finish_task(task.index)
+        seconds = time.monotonic() - started - (self.log.seconds - noted)
+        self._note({"event": "task", "task": task.index, "seconds": seconds, "test_clips": sum(map(_test_clips, seen))})
+
+    def _test(self, after_task: int, rows: Rows) -> None:
+        """Predict the test clips with every modality that the learner reads, and with each of them alone."""
+        clips = self.scenario.clips(rows)
+        alone: Sequence[Modality] = ("audio", "visual") if self.experiment.modality == "audio-visual" else ()
+        frames = [self._predict(after_task, rows, clips, inputs) for inputs in (self.experiment.modality, *alone)]
+        self.predictions.append(pl.concat(frames))
+
+    def _predict(self, after_task: int, rows: Rows, clips: Batch, inputs: Modality) -> pl.DataFrame:
+        predicted = self.learner.predict(
+            clips.audio if "audio" in inputs else None, clips.visual if "visual" in inputs else None
+        )
+        ids = self.scenario.store.ids
+        return pl.DataFrame(
+            {
+                "after_task": np.full(len(rows), after_task, dtype=np.int32),
+                "inputs": [inputs] * len(rows),
+                "row": rows,
+                "clip": [ids[row] for row in rows],
+                "label": clips.labels.numpy(),
+                "prediction": predicted.labels.numpy(),
+                "confidence": predicted.confidence.numpy(),
+            }
+        )
+
+    def _result(self) -> dict[str, Any]:
+        experiment, scenario, learner = self.experiment, self.scenario, self.learner
+        sizes = [len(task.class_names) for task in scenario.tasks]
+        splits = {split: sum(len(getattr(t, split)) for t in scenario.tasks) for split in ("train", "val", "test")}
+        return {
+            "method": experiment.method,
+            "label": experiment.label,
+            "protocol": experiment.training.protocol,
+            "modality": experiment.modality,
+            "seed": experiment.seed,
+            **summary(pl.concat(self.predictions), sizes, experiment.modality),
+            "task_sizes": sizes,
+            "class_names": list(scenario.class_names),
+            "memory": learner.memory.budget if learner.memory else 0,
+            "parameters": learner.parameters,
+            "seconds": round(self.log.seconds, 3),
+            "peak_memory_mb": round(machine.peak_memory_mb(learner.device), 1),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": machine.versions(),
+            "hardware": machine.hardware(learner.device),
+            "data": {
+                "store": str(experiment.store.absolute()),
+                "checksum": scenario.store.checksum,
+                "clips": splits,
+            },
+        }
+
+
+class _AttentionRecord:
+    """Audio-guided attention on a few test clips of the first task after every task, for the report."""
+
+    def __init__(self, path: Path, scenario: Scenario, finished: int) -> None:
+        self.path, self.scenario = path, scenario
+        self.rows = _clips_to_paint(scenario)
+        self.spatial: list[Tensor] = []
+        self.temporal: list[Tensor] = []
+        if finished and path.exists():
+            kept, _ = read_tensors(path, "attention record")
+            self.spatial, self.temporal = list(kept["spatial"][:finished]), list(kept["temporal"][:finished])
+
+    def add(self, learner: Learner) -> None:
+        if not len(self.rows):
+            return
+        clips = self.scenario.clips(self.rows)
+        attention = None
+        if clips.audio is not None and clips.visual is not None:
+            attention = learner.attention(clips.audio, clips.visual)
+        if attention is None:
+            return
+        self.spatial.append(attention.spatial.half())
+        self.temporal.append(attention.temporal.half())
+        tensors = {
+            "spatial": torch.stack(self.spatial),
+            "temporal": torch.stack(self.temporal),
+            "rows": torch.from_numpy(self.rows),
+        }
+        write_tensors(self.path, tensors, {})
+
+
+def _clips_to_paint(scenario: Scenario) -> Rows:
+    """Choose test clips of the first task that have a video, in turn from each of its classes."""
+    chosen: list[int] = []
+    if scenario.modality != "audio-visual":
+        return np.array(chosen, dtype=np.int64)
+    first = scenario.tasks[0]
+    videos = [int(row) for row in first.test if scenario.store.index["video"][int(row)] is not None]
+    by_class = [[row for row in videos if scenario.store.labels[row] == name] for name in first.class_names]
+    for place in range(max(map(len, by_class), default=0)):
+        chosen += [rows[place] for rows in by_class if place < len(rows)]
+    return np.array(chosen[:ATTENTION_CLIPS], dtype=np.int64)
+
+
+def _test_clips(task: Task) -> int:
+    return len(task.test)
