@@ -97,7 +97,7 @@ class InputScaler(nn.Module):
             raise ValueError(f"{name} features must have {channels} channels, not {features.shape[-1]}")
         # Type promotion widens while it subtracts: no float32 copy of the stored features comes first.
         scaled = (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
-        return F.pad(scaled, (0, self.width - channels))
+        return scaled if channels == self.width else F.pad(scaled, (0, self.width - channels))
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
