@@ -1,0 +1,1 @@
+"""From labelled files to arrays: manifests, importers, stores of features, scenarios."""
