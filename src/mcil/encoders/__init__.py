@@ -1,0 +1,5 @@
+"""Encoders: frozen functions from a clip to arrays. One file per family; see ``docs/encoders.md``."""
+
+from mcil.encoders.base import ENCODERS, Encoder
+
+__all__ = ["ENCODERS", "Encoder"]

@@ -1,0 +1,68 @@
+"""What an encoder is, and the table of all encoders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mcil.registry import Registry
+
+if TYPE_CHECKING:
+    from mcil.media import Clip
+
+Floats = npt.NDArray[np.float32]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Encoder(ABC):
+    """Turns a clip into one array of known shape: ``prepare`` in worker processes, ``encode`` in the main one.
+
+    An encoder pickles cheaply: it holds options and paths, and loads weights on the first ``encode``.
+
+    Attributes:
+        name: the name it is registered under; ``ENCODERS[name](**card()["options"])`` builds it again.
+        modality: what it reads of a clip.
+        shape: of its output for one clip: (D,) for audio, (L,S,D) for visual.
+    """
+
+    name: str
+    modality: Literal["audio", "visual"]
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """Return what made the features, as JSON values.
+
+        Keys: ``name``, ``modality``, ``revision``, ``licence``, ``options`` (of the factory), ``preprocessing``,
+        ``shape``; visual encoders also give ``grid`` ([rows, columns] of the S patches, row-major) and ``view``
+        ("full", or "centre" for the square centre crop).
+        """
+
+    @abstractmethod
+    def prepare(self, clip: Clip) -> npt.NDArray[Any]:
+        """Decode and preprocess one clip on the CPU; the result has the same shape for every clip.
+
+        Raises:
+            MediaError: the clip lacks the modality, or its file cannot be decoded.
+        """
+
+    @abstractmethod
+    def encode(self, prepared: npt.NDArray[Any]) -> Floats:
+        """Encode stacked results of :meth:`prepare` (B, ...) into float32 (B, *shape)."""
+
+    def frame_times(self, duration: float) -> npt.NDArray[np.float64]:
+        """Return the time in seconds of each of the L output frames of a clip of ``duration``; visual only."""
+        raise TypeError(f"{self.name} ({self.modality}) has no frames")
+
+
+Factory = Callable[..., list[Encoder]]
+ENCODERS: Registry[Factory] = Registry("encoder", "mcil.encoders")
+
+
+def segment_centres(duration: float, count: int) -> npt.NDArray[np.float64]:
+    """Return the centres of ``count`` equal segments of ``duration`` seconds, shape (count,)."""
+    return (np.arange(count, dtype=np.float64) + 0.5) * np.float64(duration / count)
