@@ -1,0 +1,156 @@
+"""Weights of frozen encoders: finding them on the machine or the hub, reading them, and running them lazily."""
+
+from __future__ import annotations
+
+import pickle
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mcil.encoders.base import Device, Encoder
+from mcil.errors import McilError
+from mcil.files import sha256
+
+FORMATS = ("model.safetensors", "pytorch_model.bin")
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where weights lie: their folder, the file of tensors in it, and what identifies them."""
+
+    folder: Path
+    file: Path
+    revision: str
+
+
+def find_weights(encoder: str, weights: str, revision: str | None, companions: tuple[str, ...] = ()) -> Weights:
+    """Find weights in a local folder, in the hub's cache, or on the hub (then they are downloaded).
+
+    Args:
+        encoder: name of the encoder, for errors.
+        weights: path of a folder, or a name on the Hugging Face hub such as "MCG-NJU/videomae-base".
+        revision: branch, tag or commit on the hub; None for the newest (what is in the cache comes first).
+        companions: other files that are fetched from the hub where they exist there.
+
+    Raises:
+        McilError: the weights are neither on this machine nor reachable.
+    """
+    folder = Path(weights).expanduser()
+    if folder.is_dir():
+        for name in FORMATS:
+            if (folder / name).is_file():
+                return Weights(folder, folder / name, f"sha256:{sha256(folder / name)[:16]}")
+        raise McilError(f"{encoder}: {folder} holds neither {' nor '.join(FORMATS)}; give the folder that does")
+    if weights.startswith((".", "/", "~")) or weights.count("/") != 1:
+        raise McilError(
+            f"{encoder}: there is no folder {weights}; give one that exists, or a name on the hub (owner/name)"
+        )
+    file = _from_hub(encoder, weights, revision, companions)
+    return Weights(file.parent, file, file.parent.name)
+
+
+def _from_hub(encoder: str, weights: str, revision: str | None, companions: tuple[str, ...]) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    for name in FORMATS:
+        cached = try_to_load_from_cache(weights, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        with quiet(logging):
+            found = None
+            for name in (*companions, *FORMATS):
+                if name in FORMATS and found:
+                    break
+                try:
+                    path = Path(hf_hub_download(weights, name, revision=revision))
+                except LocalEntryNotFoundError:
+                    raise
+                except EntryNotFoundError:
+                    continue
+                found = path if name in FORMATS else found
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise McilError(
+            f"{encoder}: no weights '{weights}' on this machine, and they cannot be had from the hub ({reason}); "
+            f"where there is a network run `hf download {weights} --local-dir FOLDER`, and give weights=FOLDER"
+        ) from error
+    if found is None:
+        raise McilError(f"{encoder}: '{weights}' on the hub holds neither {' nor '.join(FORMATS)}; choose another name")
+    return found
+
+
+@contextmanager
+def quiet(logs: Any) -> Iterator[None]:
+    """Keep all but errors of a library's ``logging`` off the terminal: where it matters, one line of ours says it."""
+    before = logs.get_verbosity()
+    logs.set_verbosity(logs.ERROR)
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)
+
+
+def read_state(encoder: str, file: Path) -> dict[str, Tensor]:
+    """Read a file of tensors, memory-mapped; of a pickle, tensors and plain containers only.
+
+    Raises:
+        McilError: the file is damaged, or holds anything else.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except UNREADABLE as error:
+        raise McilError(
+            f"{encoder}: {file} cannot be read as weights (damaged or not tensors); download it again"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise McilError(f"{encoder}: {file} is not a plain table of tensors; give the published file")
+    return dict(state)
+
+
+class TorchEncoder(Encoder):
+    """An encoder whose ``encode`` runs a frozen torch module, loaded on first use and left behind by pickling."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._tower: nn.Module | None = None
+
+    @abstractmethod
+    def load(self) -> nn.Module:
+        """Build the module with its weights, on the CPU."""
+
+    def tower(self) -> tuple[nn.Module, torch.device]:
+        """The loaded module and its device.
+
+        Raises:
+            McilError: the weights cannot be read or do not fit; or there is no such device.
+        """
+        device = pick_device(self.name, self._device)
+        if self._tower is None:
+            self._tower = self.load().eval().requires_grad_(False).to(device)
+        return self._tower, device
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tower": None}
+
+
+def pick_device(encoder: str, device: Device) -> torch.device:
+    """The device meant by "auto" (the GPU where there is one), "cpu" or "cuda"."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise McilError(f"{encoder}: device cuda was asked for, but torch sees no GPU; use device=auto or cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
