@@ -1,0 +1,213 @@
+"""Where the network looks: the audio-guided attention after each task, painted over the frames of a few clips."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from mcil.data.store import FeatureStore
+from mcil.errors import McilError, StoreError
+from mcil.media import Clip
+from mcil.metrics import mean_and_spread
+from mcil.report.blocks import Block, Cell, Gallery, Picture, Table, Text
+from mcil.report.runs import DataSet, Method, Run
+from mcil.report.tables import said
+
+Floats = npt.NDArray[np.float64]
+Pictures = npt.NDArray[np.uint8]
+
+CLIPS = 3
+FRAMES = 4
+TILE = 128  # pixels across a painted frame
+_EDGE, _TOP, _GAP = 58, 18, 3
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of a run after each task: ``spatial`` (T,K,L,S), sums to one over S; ``rows`` (K,) of the store."""
+
+    run: Run
+    spatial: Floats
+    rows: list[int]
+
+
+def read_attention(run: Run) -> Attention | None:
+    """Read ``attention.safetensors`` of a run; None where it has none.
+
+    Raises:
+        McilError: the file is damaged.
+    """
+    path = run.folder / "attention.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        tensors = load_file(path)
+        return Attention(run, tensors["spatial"].astype(np.float64), tensors["rows"].tolist())
+    except (SafetensorError, KeyError, OSError) as error:
+        raise McilError(f"{path}: the attention record is damaged ({error}); delete it or run again") from error
+
+
+def overlap(attention: Attention) -> Floats:
+    """How much of the attention after task 1 is still in place after each task: (T,K), in percent.
+
+    ``100 * sum over S of min(p_1, p_t)``, averaged over the frames: 100 where the map has not changed.
+    """
+    return np.asarray(100 * np.minimum(attention.spatial[:1], attention.spatial).sum(-1).mean(-1))
+
+
+def blocks(data: DataSet, prefix: str = "") -> list[Block]:
+    """Table and pictures of the attention; nothing where no run recorded any."""
+    found: list[tuple[Method, list[Attention]]] = []
+    for method in data.methods:
+        records = [record for run in method.runs if (record := read_attention(run)) is not None]
+        if records:
+            found.append((method, records))
+    if not found:
+        return []
+    table = _overlap_table(found, len(data.task_sizes), prefix)
+    return [table, *_painted([(method, records[0]) for method, records in found], prefix)]
+
+
+def _overlap_table(found: Sequence[tuple[Method, list[Attention]]], tasks: int, prefix: str) -> Table:
+    columns = [f"Task {step + 1}" for step in range(tasks)]
+    rows, raw = [], []
+    for method, records in found:
+        spreads = [mean_and_spread(overlap(record)[step].mean() for record in records) for step in range(tasks)]
+        rows.append([Cell(method.name), *(Cell(said(spread), shade=spread.mean / 100) for spread in spreads)])
+        raw.append({"method": method.name} | {c: round(s.mean, 4) for c, s in zip(columns, spreads, strict=True)})
+    return Table(
+        f"{prefix}attention",
+        "Share (percent) of the attention after task 1 that is still in the same places after each later task, on test "
+        "clips of the first task; 100 means that the network still looks where it did.",
+        ["Method", *columns],
+        rows,
+        pl.DataFrame(raw),
+    )
+
+
+def _painted(found: Sequence[tuple[Method, Attention]], prefix: str) -> list[Block]:
+    first = found[0][1]
+    where = first.run.result["data"]["store"]
+    try:
+        store = FeatureStore(Path(where))
+    except StoreError as error:
+        return [Text(f"There are no pictures here, because the store is not there any more: {error}.")]
+    if store.checksum != first.run.result["data"]["checksum"]:
+        return [Text(f"There are no pictures here, because the store {where} has changed since the run.")]
+    card: dict[str, Any] = store.card.get("encoders", {}).get("visual", {})
+    if "grid" not in card:
+        return [Text("There are no pictures here, because the store does not say how its patches lie in the picture.")]
+    galleries: list[Block] = []
+    for place, row in enumerate(_choose(first.rows, store)):
+        clip = store.media(row)
+        if clip is None:
+            gone = f"There are no pictures of clip {store.ids[row]}, because its files are not there any more."
+            galleries.append(Text(gone))
+            continue
+        try:
+            galleries.append(_clip(found, row, clip, card, f"{prefix}attention-{place + 1}"))
+        except McilError as error:
+            galleries.append(Text(f"There are no pictures of clip {store.ids[row]}: {error}."))
+    return galleries
+
+
+def _choose(rows: Sequence[int], store: FeatureStore) -> list[int]:
+    """A few rows, of different classes as far as possible."""
+    turns: dict[str, int] = {}
+    keyed = []
+    for row in rows:
+        turns[store.labels[row]] = turns.get(store.labels[row], 0) + 1
+        keyed.append((turns[store.labels[row]], row))
+    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])][:CLIPS]
+
+
+def _clip(found: Sequence[tuple[Method, Attention]], row: int, clip: Clip, card: dict[str, Any], name: str) -> Gallery:
+    """One picture a method: the frames, and below them the attention after each task."""
+    maps = {
+        method.name: (record, record.spatial[:, record.rows.index(row)])
+        for method, record in found
+        if row in record.rows
+    }
+    frames_of_map = next(iter(maps.values()))[1].shape[1]
+    chosen = np.unique(np.linspace(0, frames_of_map - 1, min(FRAMES, frames_of_map)).round().astype(int))
+    times = frame_times(card, frames_of_map, clip.visual_duration)[chosen]
+    frames = np.stack([_small(frame) for frame in clip.frames(times)])
+    values = np.concatenate([spatial[:, chosen].ravel() for _, spatial in maps.values()])
+    low, high = float(values.min()), float(np.quantile(values, 0.998))
+    patches = card["grid"][0] * card["grid"][1]
+    pictures = []
+    for place, (method, (record, spatial)) in enumerate(maps.items()):
+        painted = [
+            [paint(frame, part, card, low, high) for frame, part in zip(frames, after[chosen], strict=True)]
+            for after in spatial
+        ]
+        title = f"{method}, seed {record.run.result['seed']}"
+        alt = f"{clip.record.label}: frames and painted attention after each of {len(painted)} tasks."
+        pictures.append(Picture(f"{name}-{place + 1}", title, alt, _sheet(frames, painted, times), "jpg"))
+    caption = (
+        f"Top row: the frames; below: after each task, the brighter a place the more the sound draws attention to it. "
+        f"One scale for all these pictures, from {low * patches:.1f} to {high * patches:.1f} times even attention."
+    )
+    return Gallery(caption, pictures, "medium", f"{clip.record.label} (clip {clip.record.id})")
+
+
+def frame_times(card: dict[str, Any], count: int, duration: float) -> Floats:
+    """Times (L,) in seconds of the frames of a map: as the encoder's card says, else centres of equal segments."""
+    fractions = card.get("frame_fractions") or (np.arange(count) + 0.5) / count
+    return np.asarray(fractions, dtype=np.float64) * duration
+
+
+def paint(frame: Pictures, attention: Floats, card: dict[str, Any], low: float, high: float) -> Pictures:
+    """Paint attention (S,) over a frame (H,W,3): ``low`` is transparent, ``high`` and above bright.
+
+    With the card's view "centre" the patches cover the square in the middle; the rest stays unpainted and grey.
+    """
+    height, width = frame.shape[:2]
+    rows, columns = card["grid"]
+    level = np.clip((attention.reshape(rows, columns) - low) / max(high - low, 1e-12), 0, 1)
+    side = min(height, width)
+    across, down = (side, side) if card.get("view") == "centre" else (width, height)
+    smooth = Image.fromarray(level.astype(np.float32)).resize((across, down), Image.Resampling.BICUBIC)
+    strength = np.zeros((height, width))
+    top, left = (height - down) // 2, (width - across) // 2
+    strength[top : top + down, left : left + across] = np.clip(np.asarray(smooth), 0, 1)
+    colour = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
+    grey = np.repeat(frame.mean(axis=-1, keepdims=True), 3, axis=-1)
+    alpha = 0.25 + 0.6 * strength[..., None]
+    return np.clip(grey * (1 - alpha) + colour * alpha, 0, 255).astype(np.uint8)
+
+
+def _small(frame: Pictures) -> Pictures:
+    height = max(1, round(TILE * frame.shape[0] / frame.shape[1]))
+    return np.asarray(Image.fromarray(frame).resize((TILE, height), Image.Resampling.LANCZOS))
+
+
+def _sheet(frames: Pictures, painted: list[list[Pictures]], times: Floats) -> bytes:
+    """Put frames and painted frames on one sheet, with their times above and the tasks on the left: JPEG."""
+    height, width = frames.shape[1:3]
+    rows = [("frames", list(frames)), *((f"task {task + 1}", row) for task, row in enumerate(painted))]
+    size = (_EDGE + (width + _GAP) * len(frames), _TOP + (height + _GAP) * len(rows))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 13)
+    for column, time in enumerate(times):
+        draw.text((_EDGE + column * (width + _GAP) + width / 2, 1), f"{time:.1f} s", "#22303c", font, anchor="ma")
+    for line, (title, tiles) in enumerate(rows):
+        top = _TOP + line * (height + _GAP)
+        draw.text((2, top + height / 2), title, "#22303c", font, anchor="lm")
+        for column, tile in enumerate(tiles):
+            sheet.paste(Image.fromarray(tile), (_EDGE + column * (width + _GAP), top))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=82, optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,226 @@
+"""The plots of a report, as SVG; drawn through matplotlib's objects, without its global figure."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+
+from mcil import metrics
+from mcil.metrics import mean_and_spread
+from mcil.report.blocks import Picture
+from mcil.report.runs import DataSet, Method
+
+Floats = npt.NDArray[np.float64]
+
+# Okabe and Ito's colours, told apart with any colour vision; the darker ones first. Yellow is too faint for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B", "#332288")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+INK, FAINT = "#22303c", "#d5dbe1"
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": "#8a96a3",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.hashsalt": "mcil",  # equal runs give equal files
+}
+
+
+def accuracy_by_step(data: DataSet, prefix: str = "") -> Picture:
+    """Step accuracy of each method: a line for the mean over seeds and a band of a standard deviation."""
+    figure, axes = _axes(5.4, 3.5)
+    steps = np.arange(len(data.task_sizes)) + 1
+    ends = []
+    for place, method in enumerate(data.methods):
+        mean, deviation = _mean_and_deviation(method.stack("step_accuracy"))
+        colour, look = _look(method, place)
+        axes.plot(steps, mean, color=colour, linewidth=1.8, markersize=4.5, **look)
+        axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.16, linewidth=0)
+        ends.append(float(mean[-1]))
+    axes.set_ylim(0, 102)
+    axes.set_xlim(0.85, len(steps) + 0.15)
+    axes.set_xticks(steps)
+    seen = np.cumsum(data.task_sizes)
+    axes.set_xticklabels([f"{step}\n{classes}" for step, classes in zip(steps, seen, strict=True)])
+    axes.set_xlabel("after task / classes seen")
+    axes.set_ylabel("accuracy on all classes seen (%)")
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    _label_lines(axes, data.methods, ends)
+    finals = ", ".join(f"{m.name} {end:.1f} %" for m, end in zip(data.methods, ends, strict=True))
+    return _svg(figure, f"{prefix}accuracy-by-step", "Accuracy by step", f"Accuracy after the last task: {finals}.")
+
+
+def accuracy_matrices(data: DataSet, prefix: str = "") -> list[Picture]:
+    """A heat map of the accuracy matrix for each method, the mean over seeds."""
+    pictures = []
+    tasks = len(data.task_sizes)
+    for place, method in enumerate(data.methods):
+        mean, _ = _mean_and_deviation(method.stack("accuracy_matrix"))
+        side = float(np.clip(0.42 * tasks, 2.2, 5.0))
+        figure, axes = _axes(side + 0.8, side + 0.6)
+        _heat_map(axes, mean, _colours(), 100.0, numbers="{:.0f}" if tasks <= 12 else None)
+        ticks = np.arange(tasks) if tasks <= 12 else np.arange(0, tasks, 5)
+        axes.set_xticks(ticks + 0.5, [str(tick + 1) for tick in ticks])
+        axes.set_yticks(ticks + 0.5, [str(tick + 1) for tick in ticks])
+        axes.set_xlabel("accuracy on task")
+        axes.set_ylabel("after task")
+        diagonal, last = np.nanmean(np.diagonal(mean)), np.nanmean(mean[-1])
+        alt = f"{method.name}: {diagonal:.0f} % on a task just learnt, {last:.0f} % on average at the end."
+        pictures.append(_svg(figure, f"{prefix}matrix-{place + 1}", method.name, alt))
+    return pictures
+
+
+def forgetting_by_task(data: DataSet, prefix: str = "") -> Picture:
+    """How far each old task is below its best at the end: a mark for each method, a bar over the seeds."""
+    old = np.arange(len(data.task_sizes) - 1) + 1
+    rows = -(-len(data.methods) // 2)
+    figure, axes = _axes(5.4, 2.9 + 0.2 * rows)
+    gap = 0.7 / len(data.methods)
+    for place, method in enumerate(data.methods):
+        mean, deviation = _mean_and_deviation(method.stack("forgetting_by_task"))
+        colour, look = _look(method, place)
+        shift = (place - (len(data.methods) - 1) / 2) * gap
+        marks = {"marker": look["marker"], "markersize": 5, "linestyle": "none", "color": colour}
+        axes.errorbar(old + shift, mean, yerr=deviation, elinewidth=1.4, label=method.name, **marks)
+    axes.axhline(0, color="#8a96a3", linewidth=0.8)
+    axes.set_xticks(old)
+    axes.set_xlim(0.5, len(old) + 0.5)
+    axes.set_xlabel("task (in order of arrival)")
+    axes.set_ylabel("points below its best, at the end")
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, borderaxespad=0.2, handletextpad=0.3)
+    means = ", ".join(f"{m.name} {m.spread('final_forgetting').mean:.1f}" for m in data.methods)
+    return _svg(figure, f"{prefix}forgetting-by-task", "Forgetting by task", f"Mean over the old tasks: {means}.")
+
+
+def confusions(data: DataSet, prefix: str = "") -> list[Picture]:
+    """A heat map of the confusion matrix after the last task for each method, all seeds together."""
+    pictures = []
+    names, classes = data.class_names, len(data.class_names)
+    for place, method in enumerate(data.methods):
+        counts = confusion_counts(data, method)
+        share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        side = float(np.clip(0.25 * classes, 2.4, 6.0))
+        figure, axes = _axes(side + 1.2, side + 1.2)
+        _heat_map(axes, share, _colours(), 100.0, numbers=None)
+        for end in np.cumsum(data.task_sizes)[:-1]:
+            axes.axhline(end, color="#8a96a3", linewidth=0.6)
+            axes.axvline(end, color="#8a96a3", linewidth=0.6)
+        every = 1 if classes <= 30 else 5
+        shown = np.arange(0, classes, every)
+        words = [textwrap.shorten(names[tick], 22, placeholder="…") for tick in shown]
+        axes.set_xticks(shown + 0.5, words, rotation=90)
+        axes.set_yticks(shown + 0.5, words)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("is")
+        right = 100 * np.trace(counts) / max(counts.sum(), 1)
+        alt = f"{method.name}: {right:.0f} % of the test clips lie on the diagonal."
+        pictures.append(_svg(figure, f"{prefix}confusion-{place + 1}", method.name, alt))
+    return pictures
+
+
+def confusion_counts(data: DataSet, method: Method) -> npt.NDArray[np.int64]:
+    """Clips (C,C) of class c taken for class d after the last task, summed over the runs of a method.
+
+    Classes are in the order of ``data.class_names``, in whatever order they arrived in a run.
+    """
+    total = np.zeros((len(data.class_names),) * 2, dtype=np.int64)
+    for run in method.runs:
+        own = {name: place for place, name in enumerate(run.result["class_names"])}
+        order = np.array([own[name] for name in data.class_names])
+        total += metrics.confusion_matrix(run.tested, data.task_sizes)[np.ix_(order, order)]
+    return total
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, name: str, title: str, alt: str) -> Picture:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(
+            buffer,
+            format="svg",
+            bbox_inches="tight",
+            pad_inches=0.06,
+            dpi=200,
+            metadata={"Date": None, "Creator": None},
+        )
+    return Picture(name, title, alt, buffer.getvalue(), "svg")
+
+
+def _colours() -> Colormap:
+    return matplotlib.colormaps["YlGnBu"]
+
+
+def _heat_map(axes: Axes, values: Floats, colours: Colormap, top: float, numbers: str | None) -> None:
+    """Draw values (rows, columns) from 0 to ``top``; NaN stays blank. ``numbers`` formats them into the cells."""
+    masked = np.ma.masked_invalid(values)
+    axes.pcolormesh(
+        masked, cmap=colours, vmin=0, vmax=top, rasterized=values.size > 400, edgecolors="face", linewidth=0
+    )
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    if numbers is None:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if value > 0.55 * top else INK
+            axes.text(column + 0.5, row + 0.5, numbers.format(value), ha="center", va="center", color=colour)
+
+
+def _look(method: Method, place: int) -> tuple[str, dict[str, Any]]:
+    """Colour, marker and dashes of a method; an upper bound is grey and dashed."""
+    if method.upper_bound:
+        return "#5b6670", {"marker": "_", "linestyle": (0, (4, 2))}
+    style = "-" if place < len(COLOURS) else (0, (2, 1))
+    return COLOURS[place % len(COLOURS)], {"marker": MARKERS[place % len(MARKERS)], "linestyle": style}
+
+
+def _mean_and_deviation(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and spread over the first axis; a deviation of 0 where there is a single value."""
+    flat = values.reshape(len(values), -1)
+    spreads = [mean_and_spread(column) for column in flat.T.tolist()]
+    mean = np.array([spread.mean for spread in spreads]).reshape(values.shape[1:])
+    deviation = np.nan_to_num([spread.deviation for spread in spreads]).reshape(values.shape[1:])
+    return mean, deviation
+
+
+def _label_lines(axes: Axes, methods: Sequence[Method], ends: Sequence[float]) -> None:
+    """Write the methods' names at the right end of their lines, moved apart where they would overlap."""
+    words = [textwrap.fill(method.name, 20) for method in methods]
+    heights = [5.2 * (word.count("\n") + 1) for word in words]
+    order = sorted(range(len(ends)), key=lambda place: (np.nan_to_num(ends[place]), place))
+    middles: dict[int, float] = {}
+    floor = 0.0
+    for place in order:
+        middles[place] = max(float(np.nan_to_num(ends[place])), floor + heights[place] / 2)
+        floor = middles[place] + heights[place] / 2
+    ceiling = 103.0
+    for place in reversed(order):
+        middles[place] = min(middles[place], ceiling - heights[place] / 2)
+        ceiling = middles[place] - heights[place] / 2
+    with matplotlib.rc_context(_STYLE):
+        for place, method in enumerate(methods):
+            colour, _ = _look(method, place)
+            axes.text(
+                1.015, middles[place] / 102, words[place], transform=axes.transAxes, color=colour, va="center", size=8.5
+            )

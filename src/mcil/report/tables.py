@@ -1,0 +1,204 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from mcil.metrics import SCALARS, Spread, mean_and_spread
+from mcil.report.blocks import Cell, Table
+from mcil.report.runs import DataSet, Method
+
+TITLES = {
+    "mean_accuracy": "Mean accuracy",
+    "average_forgetting": "Average forgetting",
+    "final_forgetting": "Final forgetting",
+    "backward_transfer": "Backward transfer",
+    "last_accuracy": "Last accuracy",
+}
+LOWER_IS_BETTER = frozenset({"average_forgetting", "final_forgetting"})
+INPUT_TITLES = {"audio-visual": "Both", "audio": "Audio only", "visual": "Visual only"}
+
+
+def said(spread: Spread, digits: int = 1) -> str:
+    """``mean ± deviation``; the mean alone for one value, a dash for none."""
+    if not spread.runs:
+        return "-"
+    # Adding zero keeps a rounded mean from being shown as -0.0.
+    mean = f"{round(spread.mean, digits) + 0.0:.{digits}f}"
+    return mean if math.isnan(spread.deviation) else f"{mean} ± {spread.deviation:.{digits}f}"
+
+
+def best(data: DataSet, key: str) -> list[Method]:
+    """The methods with the best mean of ``key`` as it is shown; none where pointing one out would not be fair."""
+    rivals = {method.name: method.spread(key).mean for method in data.methods if not method.upper_bound}
+    known = [round(value, 1) for value in rivals.values() if not math.isnan(value)]
+    if not data.fair or len(known) < 2:
+        return []
+    target = min(known) if key in LOWER_IS_BETTER else max(known)
+    return [method for method in data.methods if round(rivals.get(method.name, math.nan), 1) == target]
+
+
+def results(data: DataSet, prefix: str = "") -> Table:
+    """Method by headline figure: mean and spread over seeds, the best in bold where that is fair."""
+    extra: dict[str, Callable[[Method], str]] = {}
+    if len({method.modality for method in data.methods}) > 1:
+        extra["Modality"] = lambda method: method.modality
+    if len({method.protocol for method in data.methods}) > 1:
+        extra["Protocol"] = lambda method: method.protocol
+    winners = {key: best(data, key) for key in SCALARS}
+    rows = [
+        [
+            Cell(method.name),
+            *(Cell(value(method)) for value in extra.values()),
+            *(Cell(said(method.spread(key)), best=method in winners[key]) for key in SCALARS),
+            Cell(str(len(method.runs))),
+        ]
+        for method in data.methods
+    ]
+    records: list[dict[str, Any]] = []
+    for method in data.methods:
+        record: dict[str, Any] = {
+            "method": method.name,
+            "modality": method.modality,
+            "protocol": method.protocol,
+            "seeds": len(method.runs),
+        }
+        for key in SCALARS:
+            record |= _numbers(key, method.spread(key))
+        records.append(record)
+    caption = "Percent; mean ± sample standard deviation over seeds."
+    if any(winners.values()):
+        caption += " The best figure of each column is bold"
+        caption += ", upper bounds left out." if any(m.upper_bound for m in data.methods) else "."
+    return Table(
+        f"{prefix}results",
+        caption,
+        ["Method", *extra, *(TITLES[key] for key in SCALARS), "Seeds"],
+        rows,
+        pl.DataFrame(records, infer_schema_length=None),
+    )
+
+
+def every_run(data: DataSet, prefix: str = "") -> Table:
+    """Each run on its own, with 95 % bootstrap intervals over test clips."""
+    rows, records = [], []
+    for method in data.methods:
+        for run in method.runs:
+            cells = [Cell(method.name), Cell(str(run.result["seed"]))]
+            record = {"method": method.name, "seed": run.result["seed"], "folder": run.folder.name}
+            for key in SCALARS:
+                value, (low, high) = run.result[key], run.result["intervals"][key]
+                cells.append(Cell("-" if value is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"))
+                record |= {key: value, f"{key}_low": low, f"{key}_high": high}
+            rows.append(cells)
+            records.append(record)
+    return Table(
+        f"{prefix}runs",
+        "Percent; in brackets the 95 % interval over the choice of test clips (bootstrap, 1000 resamples).",
+        ["Method", "Seed", *(TITLES[key] for key in SCALARS)],
+        rows,
+        pl.DataFrame(records, infer_schema_length=None),
+    )
+
+
+def by_class(data: DataSet, prefix: str = "") -> Table:
+    """Accuracy of each class after the last task, a column for each method."""
+    names = data.class_names
+    columns = {}
+    for method in data.methods:
+        values = [dict(zip(r.result["class_names"], r.result["class_accuracy"], strict=True)) for r in method.runs]
+        columns[method.name] = [mean_and_spread(run[name] for run in values) for name in names]
+    task_of = np.repeat(np.arange(len(data.task_sizes)) + 1, data.task_sizes).tolist()
+    rows = [
+        [
+            Cell(name),
+            Cell(str(task)),
+            *(Cell(said(spreads[place]), shade=_shade(spreads[place])) for spreads in columns.values()),
+        ]
+        for place, (name, task) in enumerate(zip(names, task_of, strict=True))
+    ]
+    raw = {"class": names, "task": task_of}
+    for method_name, spreads in columns.items():
+        raw[method_name] = [_plain(spread.mean) for spread in spreads]
+    return Table(
+        f"{prefix}classes",
+        "Percent of a class's test clips recognised after the last task; the deeper the tint, the more.",
+        ["Class", "Task", *columns],
+        rows,
+        pl.DataFrame(raw),
+    )
+
+
+def by_inputs(data: DataSet, prefix: str = "") -> Table:
+    """Mean accuracy of the same learners when they are given both modalities, or one of them."""
+    kinds = [k for k in INPUT_TITLES if any(k in run.result["input_accuracy"] for run in data.runs)]
+    rows, records = [], []
+    for method in data.methods:
+        cells = [Cell(method.name)]
+        record: dict[str, Any] = {"method": method.name}
+        for kind in kinds:
+            steps = [r.result["input_accuracy"][kind] for r in method.runs if kind in r.result["input_accuracy"]]
+            spread = mean_and_spread(mean_and_spread(values).mean for values in steps)
+            cells.append(Cell(said(spread), shade=_shade(spread)))
+            record |= _numbers(kind.replace("-", "_"), spread)
+        rows.append(cells)
+        records.append(record)
+    return Table(
+        f"{prefix}inputs",
+        "Mean accuracy over the steps, in percent, of the same trained learner given both modalities or only one.",
+        ["Method", *(INPUT_TITLES[kind] for kind in kinds)],
+        rows,
+        pl.DataFrame(records, infer_schema_length=None),
+    )
+
+
+def costs(data: DataSet, prefix: str = "") -> Table:
+    """Time and memory of a run."""
+    figures = ("seconds", "peak_memory_mb", "memory", "parameters")
+    rows, records = [], []
+    for method in data.methods:
+        seconds, peak, memory, parameters = (method.spread(key) for key in figures)
+        rows.append(
+            [
+                Cell(method.name),
+                Cell(_minutes(seconds.mean)),
+                Cell(f"{said(peak, 0)} MiB"),
+                Cell(f"{memory.mean:,.0f}"),
+                Cell(f"{parameters.mean:,.0f}"),
+            ]
+        )
+        record: dict[str, Any] = {"method": method.name}
+        for key in figures:
+            record |= _numbers(key, method.spread(key))
+        records.append(record)
+    return Table(
+        f"{prefix}costs",
+        "Means over seeds: time of a whole run, its peak memory, clips it may keep as exemplars, weights at the end.",
+        ["Method", "Time a run", "Peak memory", "Exemplars (at most)", "Parameters"],
+        rows,
+        pl.DataFrame(records, infer_schema_length=None),
+    )
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def _numbers(key: str, spread: Spread) -> dict[str, float | None]:
+    return {key: _plain(spread.mean), f"{key}_std": _plain(spread.deviation)}
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
+def _shade(spread: Spread) -> float | None:
+    return None if math.isnan(spread.mean) else round(spread.mean / 100, 3)
