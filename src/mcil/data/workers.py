@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def map_in_order(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> Iterator[R]:
+def map_in_order(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> Generator[R]:
     """Yield ``function(item)`` for every item, in order, computed by ``jobs`` processes (all cores by default).
 
     Each call has one thread, with one job too, which then runs in this process; so results do not depend on
@@ -47,7 +48,8 @@ def map_in_order(function: Callable[[T], R], items: Sequence[T], jobs: int | Non
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(_call, item))
+                with _deaf_to_interrupts():
+                    waiting.append(pool.submit(_call, item))
                 if len(waiting) >= 4 * jobs:
                     yield waiting.popleft().result()
             while waiting:
@@ -73,11 +75,19 @@ def _in_this_process(function: Callable[[T], R], items: Sequence[T]) -> Iterator
         yield result
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started inside never see Ctrl-C; the main process alone decides what follows from it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    # Ctrl-C reaches every process of a terminal; the main process alone decides what follows.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     ThreadpoolController().limit(limits=1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
