@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -368,3 +369,47 @@ def test_a_clip_of_sound_alone_has_no_frames(folder: Path) -> None:
 def test_kinds_by_suffix() -> None:
     kinds = [kind_of(Path(name)) for name in ("a.MP4", "b.wav", "c.jpeg", "d.txt", "e")]
     assert kinds == ["video", "audio", "image", None, None]
+
+
+def test_a_recording_without_a_duration_in_its_header(folder: Path) -> None:
+    path = write_video(folder / "live.mkv", live="1")  # as browsers record
+    assert probe(path).duration == pytest.approx(SECONDS, abs=0.11)
+    assert levels(read_frames(path, np.array([1.55, 9.0]))) == [15, 19]
+
+
+def test_a_bare_stream_without_time_stamps(folder: Path) -> None:
+    path = write_video(folder / "bare.h264", bf="0")
+    assert levels(read_frames(path, np.array([0.0, 0.55])))[0] == 0
+    assert len(read_frames(path, np.array([0.5, 0.1, 9.0]))) == 3
+
+
+def test_the_cover_of_a_song_is_no_video(folder: Path) -> None:
+    path = folder / "song.mp3"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libmp3lame", rate=16000, layout="mono")
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        context = stream.codec_context
+        samples = av.AudioFrame.from_ndarray(sweep(1.0, 16000)[None], "fltp", "mono")
+        samples.sample_rate, samples.pts = 16000, 0
+        resampler = av.AudioResampler(context.format, context.layout, 16000, context.frame_size)
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
+        for piece in (*resampler.resample(samples), *resampler.resample(None)):
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode())
+    assert (probe(path).video, probe(path).audio) == (False, True)
+    with pytest.raises(MediaError, match="has no video"):
+        read_frames(path, np.zeros(1))
+
+
+def test_samples_that_are_no_numbers_are_refused(folder: Path) -> None:
+    path = folder / "nan.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.full((1, 1600), np.nan, np.float32), "flt", "mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        container.mux(stream.encode(frame))
+    with pytest.raises(MediaError, match="no numbers") as error:
+        read_audio(path)
+    check_line(error, path)

@@ -74,7 +74,7 @@ def make(
     """
     settings = _Settings(classes, clips, seed, float(seconds), size)
     table = class_table(classes)
-    _check(settings)
+    _check(settings, jobs)
     _claim(out, settings)
     todo = []
     records = []
@@ -95,8 +95,10 @@ def make(
     return manifest
 
 
-def _check(settings: _Settings) -> None:
+def _check(settings: _Settings, jobs: int | None) -> None:
     """Refuse settings that no clip can be made with."""
+    if jobs is not None and jobs < 1:
+        raise McilError(f"cannot work in {jobs} processes; choose 1 or more for jobs")
     if settings.clips < 4:
         raise McilError(f"cannot make {settings.clips} clips a class; choose at least 4, to fill three splits")
     if settings.seed < 0:
