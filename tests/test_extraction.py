@@ -235,18 +235,36 @@ sys.path.insert(0, {tests!r})
 from mcil.data.extraction import extract
 from test_extraction import Colour, Loudness
 
-if __name__ == "__main__":
-    moment, jobs, pause = int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-    flush, count = os.fsync, 0
-    def fsync(handle):
-        global count
-        count += 1
-        if count == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(handle)
-    os.fsync = fsync
+def run(out, jobs, pause):
     encoders = [Loudness(pause=pause), Colour()]
-    extract(Path({manifest!r}), Path(sys.argv[1]), encoders, jobs=jobs, batch_size=2, clips_per_shard=3)
+    extract(Path({manifest!r}), Path(out), encoders, jobs=jobs, batch_size=2, clips_per_shard=3)
+
+def in_a_fork(out, moment):
+    \"\"\"Extract in a process that dies of SIGKILL when it flushes a file for the moment-th time.\"\"\"
+    child = os.fork()
+    if child == 0:
+        flush, count = os.fsync, 0
+        def fsync(handle):
+            nonlocal count
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            flush(handle)
+        os.fsync = fsync
+        try:
+            run(out, 1, 0.0)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        run(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+    else:
+        for moment in range(1, 16):
+            out = sys.argv[2] + "/" + str(moment)
+            print(in_a_fork(out, moment), in_a_fork(out, max(1, moment // 2)), in_a_fork(out, 0))
 """
 
 
@@ -262,26 +280,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
     return script, contents(store.path)
 
 
-def start(script: Path, out: Path, moment: int = 0, jobs: int = 1, pause: float = 0.0) -> subprocess.Popen[str]:
-    command = [sys.executable, str(script), str(out), str(moment), str(jobs), str(pause)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def start(script: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(script), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-# Each file is flushed twice: before it is renamed, and its folder after that. There are four shards, then the
-# list of failures, the index and the card.
-@pytest.mark.parametrize("moments", [(1, 6, 5), (4, 11), (13,), (14,)])
-def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
-    whole: tuple[Path, dict[str, str]], tmp_path: Path, moments: tuple[int, ...]
-) -> None:
+def test_killed_at_any_write_it_goes_on_to_the_same_bytes(whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     script, expected = whole
-    for moment in moments:
-        process = start(script, tmp_path / "s", moment)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    process = start(script, tmp_path / "s")
-    assert "Error" not in process.communicate()[1]
-    assert process.returncode == 0
-    assert contents(tmp_path / "s") == expected
+    output, errors = start(script, "kill", tmp_path).communicate()
+    assert "Error" not in errors
+    codes = [[int(code) for code in line.split()] for line in output.splitlines()]
+    # Each file is flushed twice, before it is renamed and its folder after that: four shards, the list of failures,
+    # the index and the card. So the fifteenth moment never comes.
+    assert [first for first, _, _ in codes] == [-signal.SIGKILL] * 14 + [0]
+    assert sum(second == -signal.SIGKILL for _, second, _ in codes) >= 8
+    assert [last for _, _, last in codes] == [0] * 15
+    for moment in range(1, 16):
+        assert contents(tmp_path / str(moment)) == expected
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -289,7 +305,7 @@ def test_killed_while_it_decodes_it_goes_on_and_leaves_no_process(
     whole: tuple[Path, dict[str, str]], tmp_path: Path, how: signal.Signals
 ) -> None:
     script, expected = whole
-    process = start(script, tmp_path / "s", jobs=2, pause=0.3)
+    process = start(script, "run", tmp_path / "s", 2, 0.3)
     while not (tmp_path / "s" / "shards" / "00000.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.02)
@@ -306,7 +322,7 @@ def test_killed_while_it_decodes_it_goes_on_and_leaves_no_process(
     assert members(process.pid) == []
     assert len(list((tmp_path / "s" / "shards").glob("*.safetensors"))) < 4
     # The pause is no part of the encoder's card, so this is the same store.
-    assert start(script, tmp_path / "s").wait(60) == 0
+    assert start(script, "run", tmp_path / "s", 1, 0).wait(60) == 0
     assert contents(tmp_path / "s") == expected
 
 
