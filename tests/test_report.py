@@ -329,8 +329,8 @@ def test_data_sets_get_tables_of_their_own(tmp_path: Path) -> None:
     console = Console(record=True, width=140)
     report.print_table(runs, console)
     said = console.export_text()
-    assert "birds: 2 tasks" in said
-    assert "tools: 2 tasks" in said
+    assert "birds: 4 classes in 2 tasks" in said
+    assert "tools: 4 classes in 2 tasks" in said
 
 
 def test_the_terminal_shows_the_table(made: tuple[list[Path], report.ReportFiles]) -> None:
@@ -421,6 +421,15 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(McilError, match="leave one out"):
         report.write([run, tmp_path / "copy"], tmp_path / "out")
+
+
+def test_places_that_cannot_be_written_to_are_said(tmp_path: Path) -> None:
+    run = Fake(tmp_path, (2, 2), clips=2, with_videos=False).run("av-cil", 0, 0.9, attention=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(McilError, match=r"in the way|not a folder"):
+        report.write([run], tmp_path / "file")
+    text = report.write([run], tmp_path / "out").html.read_text()
+    assert str(tmp_path) not in text  # a page that is handed on tells nothing about this machine's folders
 
 
 def test_paint_shows_where_the_attention_is() -> None:

@@ -27,10 +27,10 @@ from mcil.report.tables import said
 Floats = npt.NDArray[np.float64]
 Pictures = npt.NDArray[np.uint8]
 
-CLIPS = 3
+CLIPS, STRIPS = 3, 60  # most clips; most rows of frames in all pictures together, which bounds the page's size
 FRAMES = 4
 TILE = 128  # pixels across a painted frame
-_EDGE, _TOP, _GAP = 58, 18, 3
+_EDGE, _TOP, _GAP = 60, 20, 3
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def _painted(found: Sequence[tuple[Method, Attention]], prefix: str) -> list[Blo
     if "grid" not in card:
         return [Text("There are no pictures here, because the store does not say how its patches lie in the picture.")]
     galleries: list[Block] = []
-    for place, row in enumerate(_choose(first.rows, store)):
+    clips = max(1, min(CLIPS, STRIPS // (len(found) * (len(first.spatial) + 1))))
+    for place, row in enumerate(_choose(first.rows, store)[:clips]):
         clip = store.media(row)
         if clip is None:
             gone = f"There are no pictures of clip {store.ids[row]}, because its files are not there any more."
@@ -123,13 +124,13 @@ def _painted(found: Sequence[tuple[Method, Attention]], prefix: str) -> list[Blo
 
 
 def _choose(rows: Sequence[int], store: FeatureStore) -> list[int]:
-    """A few rows, of different classes as far as possible."""
+    """The rows in turn from each class."""
     turns: dict[str, int] = {}
     keyed = []
     for row in rows:
         turns[store.labels[row]] = turns.get(store.labels[row], 0) + 1
         keyed.append((turns[store.labels[row]], row))
-    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])][:CLIPS]
+    return [row for _, row in sorted(keyed, key=lambda pair: pair[0])]
 
 
 def _clip(found: Sequence[tuple[Method, Attention]], row: int, clip: Clip, card: dict[str, Any], name: str) -> Gallery:
@@ -144,7 +145,7 @@ def _clip(found: Sequence[tuple[Method, Attention]], row: int, clip: Clip, card:
     times = frame_times(card, frames_of_map, clip.visual_duration)[chosen]
     frames = np.stack([_small(frame) for frame in clip.frames(times)])
     values = np.concatenate([spatial[:, chosen].ravel() for _, spatial in maps.values()])
-    low, high = float(values.min()), float(np.quantile(values, 0.998))
+    low, high = float(values.min()), float(np.quantile(values, 0.99))
     patches = card["grid"][0] * card["grid"][1]
     pictures = []
     for place, (method, (record, spatial)) in enumerate(maps.items()):
@@ -184,7 +185,7 @@ def paint(frame: Pictures, attention: Floats, card: dict[str, Any], low: float, 
     strength[top : top + down, left : left + across] = np.clip(np.asarray(smooth), 0, 1)
     colour = matplotlib.colormaps["inferno"](strength)[..., :3] * 255
     grey = np.repeat(frame.mean(axis=-1, keepdims=True), 3, axis=-1)
-    alpha = 0.25 + 0.6 * strength[..., None]
+    alpha = 0.85 * np.sqrt(strength)[..., None]
     return np.clip(grey * (1 - alpha) + colour * alpha, 0, 255).astype(np.uint8)
 
 
@@ -200,7 +201,7 @@ def _sheet(frames: Pictures, painted: list[list[Pictures]], times: Floats) -> by
     size = (_EDGE + (width + _GAP) * len(frames), _TOP + (height + _GAP) * len(rows))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 13)
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 15)
     for column, time in enumerate(times):
         draw.text((_EDGE + column * (width + _GAP) + width / 2, 1), f"{time:.1f} s", "#22303c", font, anchor="ma")
     for line, (title, tiles) in enumerate(rows):

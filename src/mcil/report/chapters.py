@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def _by_step(data: DataSet, prefix: str) -> Section:
 def _matrices(data: DataSet, prefix: str) -> Section:
     caption = "Read down a column to see how one task fares as later ones are learnt (percent, mean over seeds)."
     pictures = figures.accuracy_matrices(data, prefix)
-    return Section("Accuracy on each task after each task", [Gallery(caption, pictures, "small")])
+    size: Any = "small" if len(data.task_sizes) <= 6 else "medium"
+    return Section("Accuracy on each task after each task", [Gallery(caption, pictures, size)])
 
 
 def _forgetting(data: DataSet, prefix: str) -> list[Section]:
@@ -105,11 +107,13 @@ def _confusions(data: DataSet, prefix: str) -> Section:
     caption += "seeds together); grey lines part the tasks."
     size: Any = "small" if len(data.class_names) <= 8 else "medium"
     blocks: list[Block] = [Gallery(caption, figures.confusions(data, prefix), size)]
-    blocks += [Bullets(f"Largest confusions of {m.name}", named) for m in data.methods if (named := _largest(data, m))]
+    named = [f"{method.name}: {largest}" for method in data.methods if (largest := _largest(data, method))]
+    if named:
+        blocks.append(Bullets("Largest confusions", named))
     return Section("Which classes are confused", blocks)
 
 
-def _largest(data: DataSet, method: Method) -> list[str]:
+def _largest(data: DataSet, method: Method) -> str:
     counts = confusion_counts(data, method)
     totals = counts.sum(axis=1)
     wrong = counts.copy()
@@ -117,12 +121,12 @@ def _largest(data: DataSet, method: Method) -> list[str]:
     order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
     pairs = [(int(place) // len(counts), int(place) % len(counts)) for place in order]
     names = data.class_names
-    return [
-        f"{names[true]} taken for {names[taken]}: {wrong[true, taken]} of {totals[true]} clips "
+    return "; ".join(
+        f"{names[true]} taken for {names[taken]}, {wrong[true, taken]} of {totals[true]} clips "
         f"({100 * wrong[true, taken] / totals[true]:.0f} %)"
         for true, taken in pairs
         if wrong[true, taken]
-    ]
+    )
 
 
 def _inputs(data: DataSet, prefix: str) -> list[Section]:
@@ -139,7 +143,7 @@ def _attention(data: DataSet, prefix: str) -> list[Section]:
 def _provenance(data: DataSet, prefix: str) -> Section:
     results = [run.result for run in data.runs]
     facts = {
-        "Store": _distinct(str(result["data"]["store"]) for result in results),
+        "Store": _distinct(Path(result["data"]["store"]).name for result in results),
         "Checksum of the data": data.checksum,
         "Protocol (how networks were selected)": _distinct(result["protocol"] for result in results),
         "Learnt from": _distinct(result["modality"] for result in results),
@@ -155,11 +159,14 @@ def _provenance(data: DataSet, prefix: str) -> Section:
         [[Cell(key), Cell(value)] for key, value in facts.items()],
         pl.DataFrame({"what": list(facts), "value": list(facts.values())}),
     )
-    listings = [
-        Listing(f"Settings of {method.name}", yaml.safe_dump(method.runs[0].settings, sort_keys=False))
-        for method in data.methods
-    ]
+    listings = [Listing(f"Settings of {method.name}", _settings(method)) for method in data.methods]
     return Section("How these numbers came about", [table, *listings])
+
+
+def _settings(method: Method) -> str:
+    """The settings of its first run as YAML; where the store stood is nobody else's business."""
+    settings = {key: value for key, value in method.runs[0].settings.items() if key != "store"}
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _pairs(values: dict[str, Any]) -> str:

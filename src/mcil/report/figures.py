@@ -11,7 +11,6 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from mcil import metrics
@@ -39,9 +38,10 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@matplotlib.rc_context(_STYLE)
 def accuracy_by_step(data: DataSet, prefix: str = "") -> Picture:
     """Step accuracy of each method: a line for the mean over seeds and a band of a standard deviation."""
-    figure, axes = _axes(5.4, 3.5)
+    figure, axes = _axes(4.5, 3.2)
     steps = np.arange(len(data.task_sizes)) + 1
     ends = []
     for place, method in enumerate(data.methods):
@@ -63,6 +63,7 @@ def accuracy_by_step(data: DataSet, prefix: str = "") -> Picture:
     return _svg(figure, f"{prefix}accuracy-by-step", "Accuracy by step", f"Accuracy after the last task: {finals}.")
 
 
+@matplotlib.rc_context(_STYLE)
 def accuracy_matrices(data: DataSet, prefix: str = "") -> list[Picture]:
     """A heat map of the accuracy matrix for each method, the mean over seeds."""
     pictures = []
@@ -71,7 +72,7 @@ def accuracy_matrices(data: DataSet, prefix: str = "") -> list[Picture]:
         mean, _ = _mean_and_deviation(method.stack("accuracy_matrix"))
         side = float(np.clip(0.42 * tasks, 2.2, 5.0))
         figure, axes = _axes(side + 0.8, side + 0.6)
-        _heat_map(axes, mean, _colours(), 100.0, numbers="{:.0f}" if tasks <= 12 else None)
+        _heat_map(axes, mean, "YlGnBu", numbers="{:.0f}" if tasks <= 12 else None)
         ticks = np.arange(tasks) if tasks <= 12 else np.arange(0, tasks, 5)
         axes.set_xticks(ticks + 0.5, [str(tick + 1) for tick in ticks])
         axes.set_yticks(ticks + 0.5, [str(tick + 1) for tick in ticks])
@@ -83,11 +84,12 @@ def accuracy_matrices(data: DataSet, prefix: str = "") -> list[Picture]:
     return pictures
 
 
+@matplotlib.rc_context(_STYLE)
 def forgetting_by_task(data: DataSet, prefix: str = "") -> Picture:
     """How far each old task is below its best at the end: a mark for each method, a bar over the seeds."""
     old = np.arange(len(data.task_sizes) - 1) + 1
     rows = -(-len(data.methods) // 2)
-    figure, axes = _axes(5.4, 2.9 + 0.2 * rows)
+    figure, axes = _axes(5.4, 2.8 + 0.2 * rows)
     gap = 0.7 / len(data.methods)
     for place, method in enumerate(data.methods):
         mean, deviation = _mean_and_deviation(method.stack("forgetting_by_task"))
@@ -106,6 +108,7 @@ def forgetting_by_task(data: DataSet, prefix: str = "") -> Picture:
     return _svg(figure, f"{prefix}forgetting-by-task", "Forgetting by task", f"Mean over the old tasks: {means}.")
 
 
+@matplotlib.rc_context(_STYLE)
 def confusions(data: DataSet, prefix: str = "") -> list[Picture]:
     """A heat map of the confusion matrix after the last task for each method, all seeds together."""
     pictures = []
@@ -115,7 +118,7 @@ def confusions(data: DataSet, prefix: str = "") -> list[Picture]:
         share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         side = float(np.clip(0.25 * classes, 2.4, 6.0))
         figure, axes = _axes(side + 1.2, side + 1.2)
-        _heat_map(axes, share, _colours(), 100.0, numbers=None)
+        _heat_map(axes, share, "Blues", numbers=None)
         for end in np.cumsum(data.task_sizes)[:-1]:
             axes.axhline(end, color="#8a96a3", linewidth=0.6)
             axes.axvline(end, color="#8a96a3", linewidth=0.6)
@@ -146,34 +149,28 @@ def confusion_counts(data: DataSet, method: Method) -> npt.NDArray[np.int64]:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height))
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
 
 
 def _svg(figure: Figure, name: str, title: str, alt: str) -> Picture:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(
-            buffer,
-            format="svg",
-            bbox_inches="tight",
-            pad_inches=0.06,
-            dpi=200,
-            metadata={"Date": None, "Creator": None},
-        )
+    metadata = {"Date": None, "Creator": None}
+    figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, dpi=200, metadata=metadata)
     return Picture(name, title, alt, buffer.getvalue(), "svg")
 
 
-def _colours() -> Colormap:
-    return matplotlib.colormaps["YlGnBu"]
-
-
-def _heat_map(axes: Axes, values: Floats, colours: Colormap, top: float, numbers: str | None) -> None:
-    """Draw values (rows, columns) from 0 to ``top``; NaN stays blank. ``numbers`` formats them into the cells."""
-    masked = np.ma.masked_invalid(values)
+def _heat_map(axes: Axes, percent: Floats, colours: str, numbers: str | None) -> None:
+    """Draw percentages (rows, columns); NaN stays blank. ``numbers`` formats them into the cells."""
+    masked = np.ma.masked_invalid(percent)
     axes.pcolormesh(
-        masked, cmap=colours, vmin=0, vmax=top, rasterized=values.size > 400, edgecolors="face", linewidth=0
+        masked,
+        cmap=matplotlib.colormaps[colours],
+        vmin=0,
+        vmax=100,
+        rasterized=percent.size > 400,
+        edgecolors="face",
+        linewidth=0,
     )
     axes.invert_yaxis()
     axes.set_aspect("equal")
@@ -181,9 +178,9 @@ def _heat_map(axes: Axes, values: Floats, colours: Colormap, top: float, numbers
     axes.tick_params(length=0)
     if numbers is None:
         return
-    for (row, column), value in np.ndenumerate(values):
+    for (row, column), value in np.ndenumerate(percent):
         if not np.isnan(value):
-            colour = "white" if value > 0.55 * top else INK
+            colour = "white" if value > 55 else INK
             axes.text(column + 0.5, row + 0.5, numbers.format(value), ha="center", va="center", color=colour)
 
 
@@ -192,7 +189,10 @@ def _look(method: Method, place: int) -> tuple[str, dict[str, Any]]:
     if method.upper_bound:
         return "#5b6670", {"marker": "_", "linestyle": (0, (4, 2))}
     style = "-" if place < len(COLOURS) else (0, (2, 1))
-    return COLOURS[place % len(COLOURS)], {"marker": MARKERS[place % len(MARKERS)], "linestyle": style}
+    return COLOURS[place % len(COLOURS)], {
+        "marker": MARKERS[(place + place // len(COLOURS)) % len(MARKERS)],
+        "linestyle": style,
+    }
 
 
 def _mean_and_deviation(values: Floats) -> tuple[Floats, Floats]:
@@ -218,9 +218,7 @@ def _label_lines(axes: Axes, methods: Sequence[Method], ends: Sequence[float]) -
     for place in reversed(order):
         middles[place] = min(middles[place], ceiling - heights[place] / 2)
         ceiling = middles[place] - heights[place] / 2
-    with matplotlib.rc_context(_STYLE):
-        for place, method in enumerate(methods):
-            colour, _ = _look(method, place)
-            axes.text(
-                1.015, middles[place] / 102, words[place], transform=axes.transAxes, color=colour, va="center", size=8.5
-            )
+    for place, (method, word) in enumerate(zip(methods, words, strict=True)):
+        colour, _ = _look(method, place)
+        height = middles[place] / 102
+        axes.text(1.015, height, word, transform=axes.transAxes, color=colour, va="center", size=8.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -11,13 +12,16 @@ from mcil.report.runs import DataSet
 
 
 def print_results(data: DataSet, console: Console) -> None:
-    """Print the table of results of one data set and what to mind when reading it."""
+    """Print the table of results of one data set, narrow enough for 80 columns, and what to mind when reading it."""
     table = tables.results(data)
-    grid = Grid(title=f"{data.name}: {len(data.task_sizes)} tasks", title_justify="left", title_style="bold")
-    for place, column in enumerate(table.columns):
-        grid.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    title = f"{data.name}: {sum(data.task_sizes)} classes in {len(data.task_sizes)} tasks"
+    grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+    grid.add_column(table.columns[0], overflow="fold")
+    for column in table.columns[1:]:
+        grid.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for row in table.rows:
-        grid.add_row(*(Text(cell.text, style="bold green" if cell.best else "") for cell in row))
+        cells = [cell.text.replace(" ± ", "±") for cell in row]
+        grid.add_row(*(Text(text, "bold green" if cell.best else "") for text, cell in zip(cells, row, strict=True)))
     console.print(grid)
     console.print(Text(table.caption, style="dim"))
     for note in data.notes():
