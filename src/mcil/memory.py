@@ -39,6 +39,19 @@ class Memory:
         """All exemplars, class after class. There must be at least one class."""
         return concatenate(self.classes)
 
+    def quota(self, classes: int) -> int:
+        """Return the number of places that each of ``classes`` classes owns.
+
+        Raises:
+            McilError: the budget does not hold one clip a class.
+        """
+        if self.budget < classes:
+            raise McilError(
+                f"a memory of {self.budget} clips cannot hold one clip of each of {classes} classes; "
+                f"set memory to {classes} or more"
+            )
+        return self.budget // classes
+
     def update(self, new: Batch, seen_classes: int, select: Selector, generator: torch.Generator) -> None:
         """Shrink old classes to the new quota and add exemplars of the classes in ``new``.
 
@@ -51,12 +64,7 @@ class Memory:
         Raises:
             McilError: the budget does not hold one clip a class.
         """
-        quota = self.budget // seen_classes
-        if quota == 0:
-            raise McilError(
-                f"a memory of {self.budget} clips cannot hold one clip of each of {seen_classes} classes; "
-                f"set memory to {seen_classes} or more"
-            )
+        quota = self.quota(seen_classes)
         self.classes = [clips.select(torch.arange(min(quota, len(clips)))) for clips in self.classes]
         for label in range(len(self.classes), seen_classes):
             clips = new.select(torch.nonzero(new.labels == label).flatten())
