@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -25,7 +25,7 @@ from mcil.training.device import make_fabric
 from mcil.types import Batch, Modality, Outputs
 
 LEARNER_VERSION = 1
-_FILE = "learner.safetensors"
+LEARNER_FILE = "learner.safetensors"
 
 
 class Prediction(NamedTuple):
@@ -57,7 +57,7 @@ class Learner:
         encoders: what made the features, by modality (as in a store's card); kept with the learner.
 
     Raises:
-        McilError: the method or an option is unknown.
+        McilError: the method, an option, the modality or the normalisation is unknown.
     """
 
     def __init__(
@@ -72,6 +72,9 @@ class Learner:
         seed: int = 0,
         encoders: Mapping[str, Any] | None = None,
     ) -> None:
+        for name, value, choices in (("modality", modality, Modality), ("normalize", normalize, Normalize)):
+            if value not in get_args(choices):
+                raise McilError(f"{name} must be one of {', '.join(get_args(choices))}, but it is {value!r}")
         self.method_name = method
         self.method = create_method(method, options)
         self.modality: Modality = modality
@@ -120,11 +123,13 @@ class Learner:
             on_event: is told about every epoch.
 
         Raises:
-            McilError: a label or name does not fit, a class has no clips, a modality is missing, or the memory is
-                too small.
+            McilError: a label or name does not fit, a class has no clips, a modality is missing or of another
+                shape than in the first task, or the memory is too small.
         """
         old, seen = len(self.class_names), len(self.class_names) + len(class_names)
         self._check_names(class_names)
+        if self.memory is not None:
+            self.memory.quota(seen)  # too small: say it before, not after the training
         train = self._read(train, range(0 if self.method.cumulative else old, seen), "training")
         if validation is not None:
             validation = self._read(validation, range(seen), "validation", all_classes=False)
@@ -162,7 +167,8 @@ class Learner:
             visual: (N,L,S,D_v) features as stored. A modality that is left out counts as the mean of the first task.
 
         Raises:
-            McilError: nothing has been learnt, or no modality is given that the network reads.
+            McilError: nothing has been learnt, no modality is given that the network reads, or features are of
+                another shape than those it learnt from.
         """
         logits = torch.cat([part.logits.float().cpu() for part in self._outputs(audio, visual, False)])
         probabilities = logits.softmax(dim=1)
@@ -203,7 +209,7 @@ class Learner:
             "channels": scaler.channels,
             "token_shape": self.token_shape,
         }
-        write_tensors(Path(folder) / _FILE, tensors, metadata)
+        write_tensors(Path(folder) / LEARNER_FILE, tensors, metadata)
 
     @classmethod
     def load(cls, folder: Path | str, device: str | None = None) -> Learner:
@@ -216,7 +222,7 @@ class Learner:
         Raises:
             McilError: there is none, it is damaged, or it was written by another version.
         """
-        path = Path(folder) / _FILE
+        path = Path(folder) / LEARNER_FILE
         tensors, saved = read_tensors(path, "learner")
         if saved.get("version") != LEARNER_VERSION:
             raise McilError(f"{path}: written by another version of mcil ({saved.get('version')}); train it again")
@@ -236,7 +242,8 @@ class Learner:
         channels = saved["channels"]
         learner.scaler = InputScaler(channels.get("audio"), channels.get("visual"), learner.normalize)
         learner.scaler.load_state_dict(_under(tensors, "scaler"))
-        learner.network = learner.method.network(learner.scaler.width, len(learner.class_names), learner.modality)
+        with torch.random.fork_rng(devices=[]):  # its weights are drawn at random before they are read
+            learner.network = learner.method.network(learner.scaler.width, len(learner.class_names), learner.modality)
         learner.network.load_state_dict(_under(tensors, "network"))
         learner.network.eval()
         if learner.memory is not None:
@@ -255,10 +262,11 @@ class Learner:
         present = [array for array in given.values() if array is not None]
         if not present:
             raise McilError(f"this learner reads {' and '.join(scaler.channels)}; give it at least one of them")
+        self._check_shapes(given, len(present[0]), "given")
         network.to(self._fabric.device)
         scaler.to(self._fabric.device)
         size = self.training.evaluation_batch_size
-        for start in range(0, len(present[0]), size):
+        for start in range(0, max(1, len(present[0])), size):  # no clips are one empty batch
             count = min(size, len(present[0]) - start)
             part = {
                 name: self._mean_clips(name, count) if array is None else array[start : start + count]
@@ -284,17 +292,36 @@ class Learner:
 
     def _read(self, clips: Batch, classes: range, what: str, all_classes: bool = True) -> Batch:
         """Return the modalities that the network reads, after checking that the clips fit ``classes``."""
-        counts = torch.bincount(clips.labels, minlength=classes.stop).tolist()
-        if len(counts) > classes.stop or sum(counts[: classes.start]):
+        if ((clips.labels < classes.start) | (clips.labels >= classes.stop)).any():
             raise McilError(f"{what} clips have labels outside {classes.start}..{classes.stop - 1}")
+        counts = torch.bincount(clips.labels, minlength=classes.stop).tolist()
         if all_classes and not all(counts[classes.start :]):
             raise McilError(f"class {counts.index(0, classes.start)} has no {what} clips; a class needs at least one")
         audio = None if self.modality == "visual" else clips.audio
         visual = None if self.modality == "audio" else clips.visual
-        for name, array in (("audio", audio), ("visual", visual)):
+        arrays = {"audio": audio, "visual": visual}
+        for name, array in arrays.items():
             if name in self.modality and array is None:
                 raise McilError(f"modality '{self.modality}' needs {name}, and the {what} clips have none")
+        self._check_shapes(arrays, len(clips), what)
         return Batch(audio, visual, clips.labels)
+
+    def _check_shapes(self, arrays: Mapping[str, Tensor | None], clips: int, what: str) -> None:
+        """Refuse features that are not of ``clips`` clips, or not like those of the first task."""
+        for name, array in arrays.items():
+            if array is None:
+                continue
+            if array.ndim != (2 if name == "audio" else 4) or len(array) != clips:
+                form = "(N,D)" if name == "audio" else "(N,L,S,D)"
+                raise McilError(f"the {what} {name} features must be {form}, N = {clips}, not {tuple(array.shape)}")
+            if self.scaler is None:
+                continue
+            known = (*(self.token_shape if name == "visual" else ()), self.scaler.channels[name])
+            if array.shape[1:] != known:
+                raise McilError(
+                    f"the {what} {name} features have shape {tuple(array.shape[1:])} a clip, and this learner learnt "
+                    f"from {known}; encode the clips as it was taught, or begin a new learner"
+                )
 
     def _scaler(self, train: Batch) -> InputScaler:
         """Return the scaler, which is fitted on the first task and never again."""
