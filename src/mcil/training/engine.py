@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ class TaskTraining:
         with interrupt_requested() as interrupted:
             while self.place.epoch < self.options.epochs:
                 self._epoch(interrupted)
+            if interrupted():  # during the last validation
+                self._save()
+                raise Interrupted
         if self.validation is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
@@ -137,8 +141,13 @@ class TaskTraining:
                 raise Interrupted
             if time.monotonic() - self.saved_at >= options.checkpoint_seconds:
                 self._save()
-        accuracy = self._validate()
         losses = {name: float(total) / len(batches) for name, total in self.sums.items()}
+        if not all(map(math.isfinite, losses.values())):
+            raise McilError(
+                f"the loss is no longer a finite number in epoch {place.epoch} of task {len(self.task_sizes) - 1} "
+                f"({losses}); lower the learning rate, or set clip_gradient"
+            )
+        accuracy = self._validate()
         self.on_event(
             {
                 "event": "epoch",
@@ -150,11 +159,6 @@ class TaskTraining:
                 "seconds": time.monotonic() - started,
             }
         )
-        if not all(torch.isfinite(total) for total in self.sums.values()):
-            raise McilError(
-                f"the loss is no longer a finite number in epoch {place.epoch} of task {len(self.task_sizes) - 1} "
-                f"({losses}); lower the learning rate, or set clip_gradient"
-            )
         self.sums = {}
         place.epoch, place.step = place.epoch + 1, 0
 
@@ -213,9 +217,10 @@ class TaskTraining:
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
             if group in groups:
-                groups[group][rest] = tensor.to(self.fabric.device)
+                groups[group][rest] = tensor
         self.network.load_state_dict(groups["network"])
-        self.best, self.sums, self.place = groups["best"], groups["sum"], _Place(**place)
+        self.best, self.place = groups["best"], _Place(**place)
+        self.sums = {name: total.to(self.fabric.device) for name, total in groups["sum"].items()}
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in groups["adam"].items():
             index, _, key = name.partition(".")
@@ -230,13 +235,14 @@ def _validation_clips(data: TaskData, options: TrainingOptions) -> Batch | None:
     """The clips that choose the epoch: those given, and under "strict" the exemplars, which stand for old classes."""
     if options.protocol == "last":
         return None
-    parts = [part for part in (data.validation, data.memory if options.protocol == "strict" else None) if part]
-    if not parts:
+    # Without clips of the new classes the old ones alone would choose: the epoch that learnt least.
+    if data.validation is None or not (data.validation.labels >= sum(data.task_sizes[:-1])).any():
         raise McilError(
-            f"protocol '{options.protocol}' chooses the best epoch on validation clips, and there are none; "
-            "give some, or use protocol 'last'"
+            f"protocol '{options.protocol}' chooses the best epoch on validation clips, and there are none of the "
+            f"classes of task {len(data.task_sizes) - 1}; give some, or use protocol 'last'"
         )
-    return concatenate(parts)
+    exemplars = [data.memory] if data.memory is not None and options.protocol == "strict" else []
+    return concatenate([data.validation, *exemplars])
 
 
 def _copy(network: AudioVisualNet) -> dict[str, Tensor]:
