@@ -15,6 +15,7 @@ import polars as pl
 
 from mcil.errors import McilError
 from mcil.files import atomic_path, explain_write_errors, read_json, write_json, write_text
+from mcil.learner import LEARNER_FILE
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class RunFolder:
 
     def finished_tasks(self, tasks: int) -> int:
         """Return how many tasks are learnt and kept."""
-        return max((t + 1 for t in range(tasks) if self.learner_checkpoint(t).is_dir()), default=0)
+        kept = (t + 1 for t in range(tasks) if (self.learner_checkpoint(t) / LEARNER_FILE).is_file())
+        return max(kept, default=0)
 
     def finish_task(self, task: int) -> None:
         """Remove what the learner after ``task``, which is saved, makes superfluous."""
@@ -79,6 +81,8 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise McilError(f"{self.path}: another process is working on this run; wait for it") from None
+            for unfinished in self.path.rglob(".*.part"):  # of a process that was killed while it wrote
+                unfinished.unlink()
             yield
 
     @property
@@ -111,10 +115,13 @@ class EventLog:
         self._path = path
         self._events: dict[tuple[Any, ...], dict[str, Any]] = {}
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                # A line that a kill cut short is said again by what is done again.
-                if line.endswith("}"):
+            # A last line that a kill cut short has no end; it is said again by what is done again.
+            whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+            try:
+                for line in whole.splitlines():
                     self._keep(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise McilError(f"{path}: these events are damaged ({error}); delete the file and go on") from error
         self.rewrite()
         self._file = path.open("a", encoding="utf-8")
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mcil.data.scenario import Missing, Scenario
 from mcil.data.store import FeatureStore
+from mcil.errors import McilError
 from mcil.learner import Learner
 from mcil.models.inputs import Normalize
 from mcil.training import TrainingOptions
+from mcil.training.device import make_fabric
 from mcil.types import Modality
 
 
@@ -57,9 +59,27 @@ class Experiment:
             encoders=self.open_store().card.get("encoders", {}),
         )
 
+    def check(self) -> None:
+        """Find what would stop the run later, before anything is computed.
+
+        Raises:
+            McilError: data, method and settings do not fit, or the device is not there.
+        """
+        learner, scenario = self.learner(), self.scenario()
+        if learner.memory is not None:
+            learner.memory.quota(len(scenario.class_names))
+        if self.training.protocol != "last":
+            for task in scenario.tasks:
+                if not len(task.val):
+                    raise McilError(
+                        f"protocol '{self.training.protocol}' chooses the best epoch on validation clips, and task "
+                        f"{task.index} ('{task.class_names[0]}' ...) has none; give some, or use protocol 'last'"
+                    )
+        make_fabric(self.training)
+
     def config(self) -> dict[str, Any]:
         """Return everything that was chosen, as plain values, and the checksum of the data."""
-        values = asdict(self)
+        values = asdict(replace(self, _opened={}))
         del values["_opened"]
         plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
         return plain | {"data_checksum": self.open_store().checksum}

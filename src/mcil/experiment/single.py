@@ -64,6 +64,7 @@ class _Run:
         self.attention = _AttentionRecord(folder.path / "attention.safetensors", scenario, self.finished)
         self.log = EventLog(folder.path / "events.jsonl")
         self.on_event = on_event
+        self.told_seconds = 0.0  # by the events of this start
 
     def finish(self) -> dict[str, Any]:
         try:
@@ -78,10 +79,11 @@ class _Run:
 
     def _note(self, event: dict[str, Any]) -> None:
         self.log.append(event)
+        self.told_seconds += event["seconds"]
         self.on_event(event)
 
     def _learn(self, task: Task) -> None:
-        started, noted = time.monotonic(), self.log.seconds
+        started, told = time.monotonic(), self.told_seconds
         cumulative = self.learner.method.cumulative
         seen = self.scenario.tasks[: task.index + 1]
         train = np.concatenate([t.train for t in seen]) if cumulative else task.train
@@ -97,11 +99,11 @@ class _Run:
         self._test(task.index, np.concatenate([t.test for t in seen]))
         self.attention.add(self.learner)
         self.folder.write_predictions(pl.concat(self.predictions))
+        seconds = time.monotonic() - started - (self.told_seconds - told)
+        self._note({"event": "task", "task": task.index, "seconds": seconds, "test_clips": sum(map(_test_clips, seen))})
         # Once the learner is kept the task counts as learnt, so everything else of it is written before.
         self.learner.save(self.folder.learner_checkpoint(task.index))
         self.folder.finish_task(task.index)
-        seconds = time.monotonic() - started - (self.log.seconds - noted)
-        self._note({"event": "task", "task": task.index, "seconds": seconds, "test_clips": sum(map(_test_clips, seen))})
 
     def _test(self, after_task: int, rows: Rows) -> None:
         """Predict the test clips with every modality that the learner reads, and with each of them alone."""
