@@ -1,0 +1,313 @@
+"""What every registered method must do, and what AV-CIL's total must be."""
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import golden
+import tiny
+from mcil.data.scenario import Scenario
+from mcil.data.store import FeatureStore
+from mcil.errors import McilError
+from mcil.experiment import Experiment
+from mcil.experiment.folder import RunFolder
+from mcil.experiment.single import run_single
+from mcil.learner import Learner
+from mcil.methods import METHODS, Method, create_method
+from mcil.types import Modality, Rows, Step, Teacher
+
+MEMORY = 13
+
+
+class AuditedStore(FeatureStore):
+    """A store that lets a learner read the current task only; ``task`` is moved on by the test."""
+
+    def __init__(self, path: Path, old_train: bool, old_val: bool) -> None:
+        super().__init__(path)
+        self.task = 0
+        self.allowed_old = {"test", *(["train"] if old_train else []), *(["val"] if old_val else [])}
+        self.task_of = [task.index for task in Scenario(FeatureStore(path), tiny.SIZES).tasks for _ in task.class_names]
+        self.reads = 0
+
+    def read(self, name: Literal["audio", "visual"], rows: Rows) -> Tensor:
+        for row in rows.tolist():
+            task = self.task_of["abcdef".index(self.labels[row])]
+            assert task <= self.task, f"row {row} of the later task {task} was read in task {self.task}"
+            assert task == self.task or self.splits[row] in self.allowed_old, f"old {self.splits[row]} row {row}"
+        self.reads += len(rows)
+        return super().read(name, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited(Experiment):
+    """An experiment that is given an audited store."""
+
+    audited: list[AuditedStore] = dataclasses.field(default_factory=list)
+
+    def open_store(self) -> AuditedStore:
+        return self.audited[0]
+
+    def config(self) -> dict[str, Any]:
+        return {"method": self.method}
+
+
+@dataclasses.dataclass(frozen=True)
+class Learnt:
+    """One method's run over three unequal tasks."""
+
+    method: Method
+    events: list[dict[str, Any]]
+    result: dict[str, Any]
+    folder: Path
+    scenario: Scenario
+
+    def learner(self) -> Learner:
+        return Learner.load(self.folder / "learner")
+
+
+def learn(name: str, store: Path, folder: Path, protocol: str = "strict", seed: int = 0) -> Learnt:
+    method = create_method(name)
+    audited = AuditedStore(store, method.cumulative, method.cumulative or protocol == "published")
+    training = dataclasses.replace(tiny.TRAINING, protocol=protocol)
+    plain = tiny.experiment(store, method=name, memory=MEMORY, training=training, seed=seed)
+    values = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    experiment = Audited(**values, audited=[audited])
+    events: list[dict[str, Any]] = []
+
+    def note(event: dict[str, Any]) -> None:
+        events.append(event)
+        audited.task += event["event"] == "task"
+
+    result = run_single(experiment, RunFolder(folder), note)
+    assert audited.reads > 0
+    return Learnt(method, events, result, folder, experiment.scenario())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_store(tmp_path_factory.mktemp("methods") / "store").path
+
+
+@pytest.fixture(scope="module", params=METHODS.names())
+def learnt(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    return learn(request.param, store, tmp_path_factory.mktemp("methods") / "run")
+
+
+def probabilities(learner: Learner, audio: Tensor | None, visual: Tensor | None) -> Tensor:
+    return learner.predict(audio, visual).probabilities
+
+
+def test_it_learns_unequal_tasks_with_finite_losses_and_reads_no_old_row(learnt: Learnt) -> None:
+    epochs = [event for event in learnt.events if event["event"] == "epoch"]
+    assert len(epochs) == len(tiny.SIZES) * tiny.TRAINING.epochs
+    for event in epochs:
+        assert event["losses"]
+        assert all(math.isfinite(loss) for loss in event["losses"].values())
+        assert event["loss"] == pytest.approx(sum(event["losses"].values()))
+    assert learnt.result["task_sizes"] == list(tiny.SIZES)
+    assert learnt.method.source
+
+
+def test_it_learns_something(learnt: Learnt) -> None:
+    assert learnt.result["accuracy_matrix"][0][0] > 50  # of three classes
+
+
+def test_its_memory_stays_within_the_budget(learnt: Learnt) -> None:
+    memory = learnt.learner().memory
+    if not learnt.method.uses_memory:
+        assert memory is None
+        assert learnt.result["memory"] == 0
+        return
+    assert memory is not None
+    assert [len(clips) for clips in memory.classes] == [MEMORY // tiny.CLASSES] * tiny.CLASSES
+    assert learnt.result["memory"] == MEMORY
+
+
+def test_shuffling_either_modality_changes_its_predictions(learnt: Learnt) -> None:
+    clips = learnt.scenario.clips(np.concatenate([task.test for task in learnt.scenario.tasks]))
+    assert clips.audio is not None
+    assert clips.visual is not None
+    learner, turn = learnt.learner(), torch.arange(len(clips)).roll(5)
+    together = probabilities(learner, clips.audio, clips.visual)
+    for shuffled in (
+        probabilities(learner, clips.audio[turn], clips.visual),
+        probabilities(learner, clips.audio, clips.visual[turn]),
+    ):
+        assert (together - shuffled).abs().amax() > 1e-3
+    both = probabilities(learner, clips.audio[turn], clips.visual[turn])
+    torch.testing.assert_close(both, together[turn])
+
+
+def test_what_is_loaded_predicts_the_same_and_learns_on_the_same(learnt: Learnt, tmp_path: Path) -> None:
+    name = learnt.result["method"]
+    kept = Learner(name, memory=MEMORY, training=tiny.TRAINING)
+    kept.learn(tiny.clips(0, 3), "abc", tiny.clips(0, 3, 3, seed=2))
+    kept.save(tmp_path / "a")
+    loaded = Learner.load(tmp_path / "a")
+    test = tiny.clips(0, 3, seed=3)
+    assert torch.equal(probabilities(kept, test.audio, test.visual), probabilities(loaded, test.audio, test.visual))
+    first = 0 if learnt.method.cumulative else 3
+    for learner in (kept, loaded):
+        learner.learn(tiny.clips(first, 5), "de", tiny.clips(3, 5, 3, seed=2))
+    assert tiny.saved(kept, tmp_path / "b") == tiny.saved(loaded, tmp_path / "c")
+
+
+def test_equal_seeds_give_equal_results_and_others_differ(learnt: Learnt, store: Path, tmp_path: Path) -> None:
+    name = learnt.result["method"]
+    same, other = (learn(name, store, tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    for file in ("learner/learner.safetensors", "predictions.parquet"):
+        assert (same.folder / file).read_bytes() == (learnt.folder / file).read_bytes()
+        assert (other.folder / file).read_bytes() != (learnt.folder / file).read_bytes()
+
+
+@pytest.mark.parametrize("protocol", ["published", "last"])
+def test_it_learns_by_every_protocol(learnt: Learnt, store: Path, tmp_path: Path, protocol: str) -> None:
+    again = learn(learnt.result["method"], store, tmp_path / "run", protocol)
+    accuracies = [event["validation_accuracy"] for event in again.events if event["event"] == "epoch"]
+    assert all((accuracy is None) == (protocol == "last") for accuracy in accuracies)
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_it_learns_from_one_modality(learnt: Learnt, modality: Modality) -> None:
+    learner = Learner(learnt.result["method"], memory=MEMORY, modality=modality, training=tiny.TRAINING)
+    events: list[dict[str, Any]] = []
+    first = 0 if learnt.method.cumulative else 3
+    learner.learn(tiny.clips(0, 3), "abc", tiny.clips(0, 3, 3), on_event=events.append)
+    learner.learn(tiny.clips(first, 4), "d", tiny.clips(3, 4, 3), on_event=events.append)
+    assert all(math.isfinite(event["loss"]) for event in events)
+    test = tiny.clips(0, 4, seed=3)
+    assert learner.attention(*(x for x in (test.audio, test.visual) if x is not None)) is None
+    alone = learner.predict(test.audio if modality == "audio" else None, test.visual if modality == "visual" else None)
+    assert torch.equal(alone.probabilities, probabilities(learner, test.audio, test.visual))
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_unknown_options_are_refused(name: str) -> None:
+    with pytest.raises(McilError, match=f"method '{name}' has no option 'no_such'") as error:
+        create_method(name, {"no_such": 1})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1.0}, "Did you mean 'temperature'? It has: temperature, "),
+        ({"temperature": "hot"}, "option 'temperature' must be of type float, but it is 'hot'"),
+        ({"temperature": True}, "must be of type float, but it is True"),
+        ({"temperature": None}, "must be of type float, but it is None"),
+        ({"class_normalization": "clips"}, "must be one of 'batch', 'positives', but it is 'clips'"),
+    ],
+)
+def test_wrong_options_of_av_cil_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(McilError, match=re.escape(message)) as error:
+        create_method("av-cil", options)
+    assert "\n" not in str(error.value)
+
+
+def test_an_int_may_stand_for_a_float() -> None:
+    method = create_method("av-cil", {"temperature": 1, "class_normalization": "positives"})
+    assert dataclasses.asdict(method)["temperature"] == 1.0
+    assert type(dataclasses.asdict(method)["temperature"]) is float
+
+
+def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(McilError, match=r"no method 'avcil'\. Did you mean 'av-cil'"):
+        create_method("avcil")
+
+
+def golden_step(data: golden.Golden, modality: Modality = "audio-visual") -> tuple[Step, torch.nn.Module]:
+    """Return what a method sees in the golden batch, and the network that it trains."""
+    if modality == "audio-visual":
+        network, teaching = data.network("new"), data.network("old")
+    else:
+        network = data.network(f"{modality}_only", modality)
+        teaching = data.network(f"{modality}_only", modality)
+    exemplars = data.meta["exemplars"]
+    with torch.no_grad():
+        taught = teaching(**data.batch)
+    spatial, temporal = (
+        None if attention is None else attention[-exemplars:]
+        for attention in (taught.spatial_attention, taught.temporal_attention)
+    )
+    teacher = Teacher(taught.logits[:, : data.old_classes], spatial, temporal)
+    sizes = (*data.old_task_sizes, data.meta["classes_per_task"])
+    return Step(network(**data.batch), data["labels"], exemplars, teacher, sizes), network
+
+
+def golden_method(data: golden.Golden, **changes: Any) -> Method:
+    options = {
+        "temperature": data.meta["tau"],
+        "instance_weight": data.meta["lam_instance"],
+        "class_weight": data.meta["lam_class"],
+        "spatial_share": data.meta["lam_vad"],
+        "distillation_temperature": data.meta["kd_temperature"],
+    }
+    return create_method("av-cil", options | changes)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_av_cil_equals_the_published_total_and_its_gradients(number: int) -> None:
+    data = golden.load(number)
+    step, network = golden_step(data)
+    total = torch.stack(list(golden_method(data).losses(step).values())).sum()
+    golden.assert_matches(total, data["loss_total"])
+    total.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        golden.assert_matches(parameter.grad, data[f"grad.{name}"])
+
+
+def test_av_cil_names_its_terms() -> None:
+    data = golden.load(2)
+    step, _ = golden_step(data)
+    terms = golden_method(data).losses(step)
+    weights = {"class_similarity": ("loss_class", 1.0), "instance_similarity": ("loss_instance", 0.5)}
+    weights |= {"classification": ("loss_separated_softmax", 1.0), "task_distillation": ("loss_task_kd", 1.0)}
+    weights |= {f"{kind}_attention": (f"loss_vad_{kind}", 0.5) for kind in ("spatial", "temporal")}
+    assert set(terms) == set(weights)
+    for name, (value, weight) in weights.items():
+        golden.assert_matches(terms[name], weight * data[value])
+    paper = golden_method(data, class_normalization="positives").losses(step)
+    golden.assert_matches(paper["class_similarity"], data["loss_class_eq7"])
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_av_cil_of_one_modality_has_no_cross_modal_terms(modality: Modality) -> None:
+    data = golden.load(1)
+    step, _ = golden_step(data, modality)
+    golden.assert_matches(step.outputs.logits, data[f"{modality}_only_logits"])
+    assert set(golden_method(data).losses(step)) == {"classification", "task_distillation"}
+
+
+def test_a_term_of_weight_0_is_left_out() -> None:
+    data = golden.load(1)
+    step, _ = golden_step(data)
+    without = golden_method(data, attention_weight=0)
+    assert not without.uses_teacher_attention
+    assert not {"spatial_attention", "temporal_attention"} & set(without.losses(step))
+    assert "instance_similarity" not in golden_method(data, instance_weight=0).losses(step)
+    assert "class_similarity" not in golden_method(data, class_weight=0).losses(step)
+    half = golden_method(data, attention_weight=0.5).losses(step)["spatial_attention"]
+    golden.assert_matches(half, 0.25 * data["loss_vad_spatial"])
+
+
+def test_av_cil_begins_with_cross_entropy_alone() -> None:
+    step, _ = golden_step(golden.load(1))
+    first = create_method("av-cil").losses(step._replace(teacher=None, exemplars=0, task_sizes=(6,)))
+    plain = torch.nn.functional.cross_entropy(step.outputs.logits, step.labels)
+    assert set(first) == {"classification"}
+    assert torch.equal(first["classification"], plain)
+
+
+def test_av_cil_without_exemplars_in_the_batch_is_finite() -> None:
+    step, _ = golden_step(golden.load(1))
+    losses = create_method("av-cil").losses(step._replace(exemplars=0))
+    assert "spatial_attention" not in losses
+    assert all(torch.isfinite(loss) for loss in losses.values())
