@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -21,6 +18,7 @@ from mcil.data.manifest import write_manifest
 from mcil.data.synthetic.picture import render
 from mcil.data.synthetic.sound import RATE, synthesise
 from mcil.data.synthetic.table import MadeClass, class_table
+from mcil.data.workers import map_in_order
 from mcil.errors import McilError
 from mcil.files import atomic_path, explain_write_errors, read_json, write_json
 from mcil.types import ClipRecord, Split
@@ -86,9 +84,8 @@ def make(
             records.append(ClipRecord(name, made.name, splits[clip], video=file, audio=file))
             if not (out / file).exists():
                 todo.append((out / file, made, [seed, number, clip], settings))
-    workers = min(jobs or os.cpu_count() or 1, len(todo))
     with _progress(len(records), len(records) - len(todo)) as advance:
-        for _ in _map(todo, workers):
+        for _ in map_in_order(_make_clip, todo, jobs):
             advance()
     manifest = out / "manifest.csv"
     write_manifest(manifest, records)
@@ -147,17 +144,6 @@ def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
 
 
 _Job = tuple[Path, MadeClass, list[int], _Settings]
-
-
-def _map(jobs: list[_Job], workers: int) -> Iterator[None]:
-    """Make every clip, in ``workers`` processes or, if that is one, in this one; yield after each."""
-    if workers <= 1:
-        yield from map(_make_clip, jobs)
-        return
-    # Not forked: the parent has threads (the progress bar's, torch's, polars').
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_make_clip, jobs, chunksize=4)
 
 
 def _make_clip(job: _Job) -> None:
