@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from mcil import metrics, report
 from mcil.data.store import FeatureStore
 from mcil.data.writer import ArraySpec, StoreWriter
 from mcil.errors import McilError
-from mcil.report.attention import frame_times, paint
+from mcil.report.attention import frame_times, likeness, paint, read_attention
+from mcil.report.runs import read_runs
 from mcil.types import ClipRecord
 
 NAMES = ["anvil", "bell", "crow", "dove", "engine", "flute", "goat", "horn", "ibis", "jay", "kettle", "lute"]
@@ -356,7 +357,7 @@ def test_missing_media_are_said(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "toys-media")
     text = report.write([run], tmp_path / "a").markdown.read_text()
     assert "its files are not there any more" in text
-    assert "still in the same places" in text
+    assert "How alike the attention" in text
     shutil.rmtree(tmp_path / "toys")
     assert "the store is not there any more" in report.write([run], tmp_path / "b").html.read_text()
 
@@ -443,6 +444,18 @@ def test_paint_shows_where_the_attention_is() -> None:
     centre = paint(frame, np.ones(12), {"grid": [3, 4], "view": "centre"}, 0.0, 1.0).astype(float).sum(-1)
     assert centre[24, 32] > centre[24, 4] + 100
     assert np.ptp(centre[:, :8]) == 0
+
+
+def test_likeness_is_the_correlation_of_the_patterns(tmp_path: Path) -> None:
+    run = Fake(tmp_path, (2, 2), clips=2, with_videos=False).run("av-cil", 0, 0.7)
+    record = read_attention(read_runs([run])[0].runs[0])
+    assert record is not None
+    expected = [
+        [np.mean([np.corrcoef(record.spatial[0, k, n], after[k, n])[0, 1] for n in range(FRAMES)]) for k in range(4)]
+        for after in record.spatial
+    ]
+    np.testing.assert_allclose(likeness(record), expected, atol=1e-9)
+    assert np.isnan(likeness(replace(record, spatial=np.full_like(record.spatial, 0.25)))).all()
 
 
 def test_frame_times_follow_the_card() -> None:

@@ -20,6 +20,7 @@ from mcil.data.store import FeatureStore
 from mcil.errors import McilError, StoreError
 from mcil.media import Clip
 from mcil.metrics import mean_and_spread
+from mcil.metrics.outcomes import mean, ratio
 from mcil.report.blocks import Block, Cell, Gallery, Picture, Table, Text
 from mcil.report.runs import DataSet, Method, Run
 from mcil.report.tables import said
@@ -58,12 +59,16 @@ def read_attention(run: Run) -> Attention | None:
         raise McilError(f"{path}: the attention record is damaged ({error}); delete it or run again") from error
 
 
-def overlap(attention: Attention) -> Floats:
-    """How much of the attention after task 1 is still in place after each task: (T,K), in percent.
+def likeness(attention: Attention) -> Floats:
+    """How alike the attention after each task is to that after task 1: (T,K), from -1 to 1.
 
-    ``100 * sum over S of min(p_1, p_t)``, averaged over the frames: 100 where the map has not changed.
+    Pearson correlation over the patches of a frame, averaged over the frames; NaN where a map is even everywhere.
+    It compares patterns, not strengths: the mean of softmax maps over many channels is always nearly even.
     """
-    return np.asarray(100 * np.minimum(attention.spatial[:1], attention.spatial).sum(-1).mean(-1))
+    centred = attention.spatial - attention.spatial.mean(-1, keepdims=True)
+    products = (centred[:1] * centred).sum(-1)
+    norms = np.sqrt((centred**2).sum(-1))
+    return mean(ratio(products, norms[:1] * norms))
 
 
 def blocks(data: DataSet, prefix: str = "") -> list[Block]:
@@ -75,21 +80,24 @@ def blocks(data: DataSet, prefix: str = "") -> list[Block]:
             found.append((method, records))
     if not found:
         return []
-    table = _overlap_table(found, len(data.task_sizes), prefix)
+    table = _likeness_table(found, len(data.task_sizes), prefix)
     return [table, *_painted([(method, records[0]) for method, records in found], prefix)]
 
 
-def _overlap_table(found: Sequence[tuple[Method, list[Attention]]], tasks: int, prefix: str) -> Table:
+def _likeness_table(found: Sequence[tuple[Method, list[Attention]]], tasks: int, prefix: str) -> Table:
     columns = [f"Task {step + 1}" for step in range(tasks)]
     rows, raw = [], []
     for method, records in found:
-        spreads = [mean_and_spread(overlap(record)[step].mean() for record in records) for step in range(tasks)]
-        rows.append([Cell(method.name), *(Cell(said(spread), shade=spread.mean / 100) for spread in spreads)])
+        by_clip = [mean(likeness(record)) for record in records]
+        spreads = [mean_and_spread(float(values[step]) for values in by_clip) for step in range(tasks)]
+        cells = [Cell(said(spread, 2), shade=max(0.0, spread.mean) if spread.runs else None) for spread in spreads]
+        rows.append([Cell(method.name), *cells])
         raw.append({"method": method.name} | {c: round(s.mean, 4) for c, s in zip(columns, spreads, strict=True)})
     return Table(
         f"{prefix}attention",
-        "Share (percent) of the attention after task 1 that is still in the same places after each later task, on test "
-        "clips of the first task; 100 means that the network still looks where it did.",
+        "How alike the attention after each task is to that after task 1, on test clips of the first task: "
+        "correlation over the patches of a frame. 1 means that the network still looks where it did, 0 that "
+        "nothing is left of the pattern.",
         ["Method", *columns],
         rows,
         pl.DataFrame(raw),
@@ -145,20 +153,20 @@ def _clip(found: Sequence[tuple[Method, Attention]], row: int, clip: Clip, card:
     times = frame_times(card, frames_of_map, clip.visual_duration)[chosen]
     frames = np.stack([_small(frame) for frame in clip.frames(times)])
     values = np.concatenate([spatial[:, chosen].ravel() for _, spatial in maps.values()])
-    low, high = float(values.min()), float(np.quantile(values, 0.99))
-    patches = card["grid"][0] * card["grid"][1]
+    even, high = 1 / (card["grid"][0] * card["grid"][1]), float(np.quantile(values, 0.99))
     pictures = []
     for place, (method, (record, spatial)) in enumerate(maps.items()):
         painted = [
-            [paint(frame, part, card, low, high) for frame, part in zip(frames, after[chosen], strict=True)]
+            [paint(frame, part, card, even, high) for frame, part in zip(frames, after[chosen], strict=True)]
             for after in spatial
         ]
         title = f"{method}, seed {record.run.result['seed']}"
         alt = f"{clip.record.label}: frames and painted attention after each of {len(painted)} tasks."
         pictures.append(Picture(f"{name}-{place + 1}", title, alt, _sheet(frames, painted, times), "jpg"))
     caption = (
-        f"Top row: the frames; below: after each task, the brighter a place the more the sound draws attention to it. "
-        f"One scale for all these pictures, from {low * patches:.1f} to {high * patches:.1f} times even attention."
+        "Top row: the frames; below: after each task, the brighter a place the more the sound draws attention to it. "
+        "Grey places get no more than even attention; the brightest, on one scale for all these pictures, "
+        f"{high / even:.2f} times that or more."
     )
     return Gallery(caption, pictures, "medium", f"{clip.record.label} (clip {clip.record.id})")
 
