@@ -30,7 +30,8 @@ def write_video(path: Path, codec: str = "libx264", seconds: float = SECONDS, tu
     """A silent video of 64 x 48 pixels; its left upper corner is white."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.gop_size = 7
         if turn:
             stream.set_display_rotation(turn)
@@ -58,10 +59,11 @@ def write_sound(
     seconds: float = SECONDS,
     video: str | None = None,
     pictures: int = round(SECONDS * FPS),
+    **options: str,
 ) -> Path:
     """A sound file; with ``video`` so many pictures in that codec go with it."""
     layout = "mono" if channels == 1 else "stereo"
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options) as container:
         if video:
             picture = container.add_stream(video, rate=FPS)
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
@@ -157,6 +159,12 @@ def test_a_stretch_is_what_the_whole_holds_there(
     assert np.corrcoef(part[500:-500], expected[500:-500])[0, 1] > 0.99
 
 
+def test_a_stretch_of_a_recording_without_an_index(folder: Path) -> None:
+    path = write_sound(folder / "live.mka", "flac", seconds=3.0, live="1")
+    samples, rate = read_audio(path, start=2.0, end=2.5)
+    np.testing.assert_allclose(samples, sweep(3.0, rate)[2 * rate : 5 * rate // 2], atol=1e-3)
+
+
 def test_resampling_keeps_pitch_and_length(folder: Path) -> None:
     path = write_sound(folder / "rate.wav", "pcm_s16le", rate=44100)
     samples, rate = read_audio(path, 16000, 0.5, 1.5)
@@ -198,6 +206,15 @@ def test_frames_of_every_format_are_those_on_screen(
     frames = read_frames(path, times)
     assert (frames.shape, frames.dtype) == ((8, 48, 64, 3), np.uint8)
     assert levels(frames) == [15, 0, 0, 1, 19, 1, 19, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("s.mp4", "libx264"), ("s.mkv", "libx264"), ("s.webm", "libvpx-vp9"), ("s.avi", "mjpeg")]
+)
+@pytest.mark.parametrize("time", [0.75, 1.95, 2.05, 100.0])
+def test_a_late_frame_is_sought(folder: Path, name: str, codec: str, time: float) -> None:
+    path = write_video(folder / name, codec)
+    assert levels(read_frames(path, np.array([time]))) == [min(int(time * FPS), 19)]
 
 
 @given(times=st.lists(st.integers(0, 60), max_size=8))
@@ -300,6 +317,9 @@ def test_a_video_that_broke_off_is_found(
     with pytest.raises(MediaError) as error:
         read_frames(path, np.array([0.2, 1.9]))
     check_line(error, path)
+    with pytest.raises(MediaError) as error:
+        read_frames(path, np.array([1.9]))
+    check_line(error, path)
     assert capfd.readouterr().err == ""
 
 
@@ -375,6 +395,7 @@ def test_a_recording_without_a_duration_in_its_header(folder: Path) -> None:
     path = write_video(folder / "live.mkv", live="1")  # as browsers record
     assert probe(path).duration == pytest.approx(SECONDS, abs=0.11)
     assert levels(read_frames(path, np.array([1.55, 9.0]))) == [15, 19]
+    assert levels(read_frames(path, np.array([9.0]))) == [19]
 
 
 def test_a_bare_stream_without_time_stamps(folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.resampler import AudioResampler
@@ -42,17 +44,10 @@ def read_audio(
     """
     check_span(path, start, end)
     begin = start or 0.0
-    with open_media(path) as container:
-        stream = find_audio(container)
-        if stream is None:
-            raise MediaError(f"{path}: has no sound; give the clip another audio file or none")
-        samples, first, rate = _decode(path, container, stream, rate, begin, math.inf if end is None else end)
-        reached = first + len(samples) / rate
-        if end is None or reached < end:
-            check_whole(path, container, reached)
+    samples, first, rate = _decode(path, rate, begin, math.inf if end is None else end)
     if not len(samples):
         raise MediaError(f"{path}: holds no sound from {begin:g} s on; correct the clip's start or remove this file")
-    check_reach(path, start, end, reached)
+    check_reach(path, start, end, first + len(samples) / rate)
     shift = round((first - begin) * rate)
     samples = samples[-shift:] if shift < 0 else np.pad(samples, (shift, 0))
     if end is not None:
@@ -63,12 +58,32 @@ def read_audio(
 
 
 def _decode(
-    path: Path, container: InputContainer, stream: AudioStream, rate: int | None, begin: float, end: float
+    path: Path, rate: int | None, begin: float, end: float, seek: bool = True
 ) -> tuple[npt.NDArray[np.float32], float, int]:
     """Decode packets that cover ``begin`` to ``end``: mono samples, the time of the first one, and their rate."""
+    with open_media(path) as container:
+        stream = find_audio(container)
+        if stream is None:
+            raise MediaError(f"{path}: has no sound; give the clip another audio file or none")
+        zero, base = origin(container), stream.time_base
+        sought = seek and base is not None and begin > 2 * _WARM_UP and is_exact(container)
+        if base is not None and sought:
+            with suppress(av.FFmpegError):  # without an index everything is decoded
+                container.seek(int((begin - _WARM_UP + zero) / base), stream=stream)
+        samples, first, rate = _decode_from_here(path, container, stream, rate, end)
+        if sought and (not len(samples) or first > begin):
+            return _decode(path, rate, begin, end, seek=False)  # sought too far, for want of a true index
+        reached = first + len(samples) / rate
+        if reached < end:
+            check_whole(path, container, reached)
+        return samples, first, rate
+
+
+def _decode_from_here(
+    path: Path, container: InputContainer, stream: AudioStream, rate: int | None, end: float
+) -> tuple[npt.NDArray[np.float32], float, int]:
+    """Decode up to ``end``; returns the same as :func:`_decode`."""
     zero = origin(container)
-    if begin > 2 * _WARM_UP and is_exact(container) and stream.time_base:
-        container.seek(int((begin - _WARM_UP + zero) / stream.time_base), stream=stream)
     resampler = AudioResampler(format="fltp", rate=rate)
     pieces: list[npt.NDArray[np.float32]] = []
     first: float | None = None

@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from mcil.errors import MediaError
-from mcil.media.container import check_whole, find_video, open_media, origin
+from mcil.media.container import check_whole, find_video, is_exact, open_media, origin
 
 # Time stamps are rounded to the container's clock, at worst to milliseconds.
 _TICK = 1e-3
@@ -44,10 +44,10 @@ def read_frames(path: Path, times: npt.NDArray[np.floating]) -> npt.NDArray[np.u
         pictures: list[npt.NDArray[np.uint8]] = []
         shown: VideoFrame | None = None
         reached = 0.0
-        reformatter = VideoReformatter()
-        for time, frame in _decode(container, stream, float(times.min(initial=0.0))):
+        size, reformatter = (stream.width, stream.height), VideoReformatter()
+        for time, frame in _decode(path, container, stream, float(times.min()) if len(times) else 0.0):
             while shown is not None and len(pictures) < len(times) and times[order[len(pictures)]] < time - _TICK:
-                pictures.append(_picture(shown, reformatter))
+                pictures.append(_picture(shown, size, reformatter))
             if shown is not None and len(pictures) == len(times):
                 break
             shown, reached = frame, time
@@ -55,7 +55,7 @@ def read_frames(path: Path, times: npt.NDArray[np.floating]) -> npt.NDArray[np.u
             check_whole(path, container, reached)
         if shown is None:
             raise MediaError(f"{path}: no frame of its video can be decoded; replace or remove this file")
-        last = _picture(shown, reformatter)
+        last = _picture(shown, size, reformatter)
     pictures += [last] * (len(times) - len(pictures))
     result = np.empty((len(times), *last.shape), np.uint8)
     for place, picture in zip(order, pictures, strict=True):
@@ -63,26 +63,30 @@ def read_frames(path: Path, times: npt.NDArray[np.floating]) -> npt.NDArray[np.u
     return result
 
 
-def _decode(container: InputContainer, stream: VideoStream, first: float) -> Iterator[tuple[float, VideoFrame]]:
+def _decode(
+    path: Path, container: InputContainer, stream: VideoStream, first: float
+) -> Iterator[tuple[float, VideoFrame]]:
     """Yield (time, frame) in order of time, from the last key frame before ``first`` (seconds)."""
     zero = origin(container)
     rate = float(stream.average_rate or 25)
-    if first > _TICK and stream.time_base:
-        with suppress(av.FFmpegError):  # some containers cannot seek: then everything is decoded
-            container.seek(int((first + zero) / stream.time_base), stream=stream)
+    base = stream.time_base
+    sought = base is not None and first > _TICK and is_exact(container)
+    if base is not None and sought:
+        with suppress(av.FFmpegError):  # without an index everything is decoded
+            container.seek(int((first + zero) / base), stream=stream)
     time, begun = -1.0 / rate, False
     for frame in container.decode(stream):
         time = time + 1.0 / rate if frame.pts is None else frame.time - zero
-        if not begun and first > _TICK and time > first + _TICK:
-            # Sought too far (an index that lies): decode from the beginning.
-            container.seek(0)
-            yield from _decode(container, stream, 0.0)
-            return
+        if sought and not begun and time > first + _TICK:
+            break
         begun = True
         yield time, frame
+    if sought and not begun:  # sought too far, for want of a true index: decode from the beginning
+        with open_media(path) as whole:
+            yield from _decode(path, whole, whole.streams.video[container.streams.video.index(stream)], 0.0)
 
 
-def _picture(frame: VideoFrame, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
-    """The frame as RGB (H,W,3), upright."""
-    picture = reformatter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
+def _picture(frame: VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
+    """The frame as RGB (H,W,3), upright; every frame in the size of the first, even if that changes on the way."""
+    picture = reformatter.reformat(frame, *size, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
     return np.rot90(picture, round(frame.rotation / 90))
