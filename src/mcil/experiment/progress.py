@@ -16,9 +16,13 @@ Event = tuple[str, dict[str, Any]]
 
 
 class RunProgress:
-    """A line for every run on standard error: method, seed, task, epochs, time left."""
+    """A line for every run on standard error: method, seed, task, epochs, time left.
+
+    Where standard error is no terminal, a plain line says when a run has learnt a task.
+    """
 
     def __init__(self) -> None:
+        self._console = Console(stderr=True, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -26,7 +30,8 @@ class RunProgress:
             TextColumn("epochs"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[said]}"),
-            console=Console(stderr=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
         self._lines: dict[str, tuple[TaskID, Experiment]] = {}
 
@@ -60,4 +65,7 @@ class RunProgress:
             done = event["task"] * epochs + event["epoch"] + 1
             self._progress.update(line, completed=done, said=f"task {event['task'] + 1}, loss {event['loss']:.3f}")
         else:
-            self._progress.update(line, completed=(event["task"] + 1) * epochs, said=f"task {event['task'] + 1} learnt")
+            said = f"task {event['task'] + 1} learnt"
+            self._progress.update(line, completed=(event["task"] + 1) * epochs, said=said)
+            if not self._console.is_terminal:
+                self._console.print(f"{experiment.label} seed {experiment.seed}: {said}", highlight=False)

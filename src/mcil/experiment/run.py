@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,9 @@ def run(
     store: Path | str,
     tasks: int | Sequence[int],
     method: str = "av-cil",
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] | str = 0,
     out: Path | str = "runs",
-    options: Mapping[str, Any] | None = None,
+    options: dict[str, int | float | bool | str] | None = None,
     memory: int = 500,
     modality: Modality = "audio-visual",
     class_order: Sequence[str] | None = None,
@@ -55,7 +55,7 @@ def run(
         store: feature store to learn from.
         tasks: number of equal tasks, or the number of classes of each task.
         method: name of the method.
-        seeds: one run for each.
+        seeds: one run for each: a number, a list, or text such as "0..4" or "0,3".
         out: folder for the run folders. A finished run is not run again; one that was stopped goes on.
         options: options of the method.
         memory: most exemplars kept, in clips; ignored by methods without a memory.
@@ -90,9 +90,31 @@ def run(
             label or method,
             seed,
         )
-        for seed in seeds
+        for seed in read_seeds(seeds)
     ]
     return run_all(experiments, Path(out), jobs)
+
+
+def read_seeds(seeds: int | Sequence[int] | str) -> list[int]:
+    """Return the seeds that a user means: 3, [0, 1], "0,1" or "0..4" (both ends included).
+
+    Raises:
+        McilError: it cannot be read, names a seed twice, or none.
+    """
+    numbers: list[int]
+    if isinstance(seeds, int):
+        numbers = [seeds]
+    elif isinstance(seeds, str):
+        first, dots, last = seeds.partition("..")
+        parts = [first, last] if dots else seeds.split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            raise McilError(f"cannot read the seeds '{seeds}'; write a number, a list such as 0,1,2 or a range 0..4")
+        numbers = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in parts]
+    else:
+        numbers = list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise McilError(f"the seeds {seeds} must be at least one, and each only once")
+    return numbers
 
 
 def run_all(experiments: Sequence[Experiment], out: Path, jobs: int = 1) -> list[Run]:
@@ -100,8 +122,7 @@ def run_all(experiments: Sequence[Experiment], out: Path, jobs: int = 1) -> list
     if jobs < 1:
         raise McilError(f"jobs must be 1 or more, but it is {jobs}")
     for experiment in experiments:  # say what is wrong before anything is computed
-        experiment.scenario()
-        experiment.learner()
+        experiment.check()
     folders = [RunFolder(out / experiment.name) for experiment in experiments]
     with RunProgress() as progress:
         for experiment, folder in zip(experiments, folders, strict=True):

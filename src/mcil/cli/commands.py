@@ -1,0 +1,99 @@
+"""The commands. Each is a typed function: its signature and docstring are its interface on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from mcil import report
+from mcil.cli.parser import fail
+from mcil.data import extraction, synthetic
+from mcil.data.check import CheckReport, check_manifest
+from mcil.data.importers import IMPORTERS
+from mcil.data.store import FeatureStore
+from mcil.demo import demo
+from mcil.encoders import create_encoders
+from mcil.experiment import Run, run
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+def extract(
+    manifest: Path,
+    out: Path = Path("store"),
+    encoders: str | dict[str, Any] = "builtin",
+    dtype: Dtype = "auto",
+    jobs: int | None = None,
+    max_failures: int | None = None,
+    batch_size: int = 32,
+    retry: bool = False,
+) -> FeatureStore:
+    """Decode and encode every clip of a manifest once, into a feature store.
+
+    Stopped at any moment and called again, it goes on where it was and ends with the same bytes.
+
+    Args:
+        manifest: table of clips, .csv or .parquet.
+        out: folder of the store.
+        encoders: names with commas between them, or a YAML mapping with options, such as
+            '{videomae: {weights: FOLDER}, audiomae: {}}'.
+        dtype: of the stored arrays; "auto" is float32 for vectors and float16 for token maps.
+        jobs: processes that decode clips; all cores by default.
+        max_failures: with more unreadable clips than these it stops; a tenth of the clips by default.
+        batch_size: clips that are encoded together.
+        retry: try the failed clips of an earlier call again.
+    """
+    return extraction.extract(manifest, out, create_encoders(encoders), dtype, jobs, max_failures, batch_size, retry)
+
+
+def write_report(runs: list[Path], out: Path = Path("report")) -> report.ReportFiles:
+    """Print the table of finished runs and write a report: one HTML page, Markdown, CSV tables and figures.
+
+    Args:
+        runs: run folders, or folders that hold run folders.
+        out: folder of the report.
+    """
+    files = report.write(runs, out)
+    report.print_table(runs)
+    return files
+
+
+COMMANDS: dict[str, Any] = {
+    "demo": demo,
+    "data": {
+        "_help": "Make, import and check clips.",
+        "make": synthetic.make,
+        "import": {
+            "_help": "Turn data as it is found into a manifest, or arrays into a feature store.",
+            **{name: IMPORTERS[name] for name in IMPORTERS.names()},
+        },
+        "check": check_manifest,
+    },
+    "extract": extract,
+    "run": run,
+    "report": write_report,
+}
+
+
+def tell(result: Any) -> None:
+    """Say what a command made."""
+    console = Console(soft_wrap=True)
+    match result:
+        case Path():
+            console.print(f"wrote {result}", highlight=False)
+        case FeatureStore():
+            console.print(f"{result.path}: {len(result)} clips, {result.shapes}", highlight=False)
+        case CheckReport():
+            for problem in result.problems:
+                console.print(str(problem), highlight=False, markup=False)
+            console.print(result.summary, highlight=False, markup=False)
+            if result.errors:
+                fail(f"{result.manifest}: {len(result.errors)} errors and {len(result.warnings)} warnings")
+        case report.ReportFiles():
+            console.print(f"report: {result.html}", highlight=False)
+        case list() if result and isinstance(result[0], Run):
+            report.print_table([finished.folder for finished in result], console)
+            for finished in result:
+                console.print(f"run: {finished.folder}", highlight=False)

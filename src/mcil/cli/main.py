@@ -1,0 +1,46 @@
+"""Entry point: the tree of commands, what is said when one is done, and how errors end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import auto_cli
+
+from mcil.cli.commands import COMMANDS, tell
+from mcil.cli.parser import Parser, fail
+from mcil.errors import McilError
+
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command that ``args`` (the process's own by default) names.
+
+    Exit codes: 0 done; 2 something the user can mend, said in one line; 130 interrupted.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        tell(auto_cli(COMMANDS, args=_listed(given), prog="mcil", parser_class=Parser))
+    except McilError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `mcil ... | head`; let the exit not complain about it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.stderr.write("mcil: stopped; what is done is kept. Run the same command again to go on.\n")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _listed(args: list[str]) -> list[str]:
+    """Turn the run folders of ``mcil report A B --out DIR`` into the one JSON list that the parser expects."""
+    if args[:1] != ["report"]:
+        return args
+    runs: list[str] = []
+    options: list[str] = []
+    for index, arg in enumerate(args[1:], start=1):
+        after_option = args[index - 1].startswith("--") and "=" not in args[index - 1]
+        (options if arg.startswith("-") or after_option else runs).append(arg)
+    return ["report", *([json.dumps(runs)] if runs else []), *options]

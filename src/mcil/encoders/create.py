@@ -1,0 +1,58 @@
+"""From what a user writes to encoder objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mcil.encoders.base import ENCODERS, Encoder
+from mcil.errors import McilError, did_you_mean
+
+
+def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> list[Encoder]:
+    """Make the encoders that ``wanted`` names, at most one for each modality.
+
+    Args:
+        wanted: names with options, ``{"videomae": {"weights": "folder"}, "audiomae": {}}``; or text: names with
+            commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML.
+
+    Raises:
+        McilError: an encoder or option is unknown (the nearest name is offered), or two read the same modality.
+    """
+    named = _parse(wanted) if isinstance(wanted, str) else wanted
+    encoders = [encoder for name, options in named.items() for encoder in _create(name, options or {})]
+    for modality in ("audio", "visual"):
+        same = [encoder.name for encoder in encoders if encoder.modality == modality]
+        if len(same) > 1:
+            raise McilError(f"the encoders {' and '.join(same)} both read {modality}; choose one for each modality")
+    return encoders
+
+
+def _parse(text: str) -> Mapping[str, Mapping[str, Any] | None]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, str):
+        value = {name.strip(): {} for name in value.split(",")}
+    if not isinstance(value, dict) or not all(
+        options is None or isinstance(options, dict) for options in value.values()
+    ):
+        raise McilError(
+            f"cannot read the encoders '{text}'; write names with commas between them, or a YAML mapping such as "
+            "'{videomae: {weights: FOLDER}, audiomae: {}}'"
+        )
+    return value
+
+
+def _create(name: str, options: Mapping[str, Any]) -> list[Encoder]:
+    factory = ENCODERS[name]
+    known = list(inspect.signature(factory).parameters)
+    for option in options:
+        if option not in known:
+            has = f"It has: {', '.join(known)}" if known else "It has no options"
+            raise McilError(f"encoder '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
+    return factory(**options)
