@@ -197,7 +197,7 @@ def test_a_modality_that_no_clip_has_is_left_out(tmp_path: Path, caplog: pytest.
     write_manifest(tmp_path / "a.csv", [ClipRecord("x", "a", "train", audio="1.wav")])
     store = extract(tmp_path / "a.csv", tmp_path / "s", [Colour(), Loudness()], jobs=1)
     assert list(store.shapes) == ["audio"]
-    assert "no clip has visual" in caplog.text
+    assert "no clip has visual files" in caplog.text
     with pytest.raises(McilError, match="none of these encoders"):
         extract(tmp_path / "a.csv", tmp_path / "t", [Colour()], jobs=1)
     assert not (tmp_path / "t").exists()
@@ -214,6 +214,8 @@ def test_wishes_that_do_not_fit(tmp_path: Path) -> None:
         extract(make_data(tmp_path / "other", 9), tmp_path / "s", [Loudness()], jobs=1)
     with pytest.raises(McilError, match="'loudness' and 'loudness' both encode audio"):
         extract(manifest, tmp_path / "t", [Loudness(), Loudness()], jobs=1)
+    with pytest.raises(McilError, match="batch_size and clips_per_shard must be at least 1"):
+        extract(manifest, tmp_path / "t", [Loudness()], jobs=1, batch_size=0)
     with pytest.raises(McilError, match="no encoder"):
         extract(manifest, tmp_path / "t", [], jobs=1)
     with pytest.raises(McilError, match="no such file"):

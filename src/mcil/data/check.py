@@ -62,11 +62,15 @@ class CheckReport:
 
 
 def check_manifest(path: Path, jobs: int | None = None) -> CheckReport:
-    """Check a manifest: every file is decoded (of videos the sound and a few frames), by ``jobs`` processes.
+    """Check a manifest: every file is decoded (of videos the sound and a few frames).
 
     Errors are files that are missing or cannot be read, classes without clips to train or test on, a single class,
     and leaks: one file, overlapping stretches of it, or one source in several splits. Warnings are clips that lack a
     medium which others have, classes of one clip, and clips that are there twice.
+
+    Args:
+        path: the manifest, ``.csv`` or ``.parquet``.
+        jobs: processes that decode; all cores by default.
 
     Raises:
         McilError: the manifest itself cannot be read.

@@ -65,7 +65,9 @@ def extract(
         McilError: manifest, encoders or folder do not fit, too many clips failed, a process was killed, or the
             disk is full. What was finished is kept for the next call.
     """
-    manifest = Path(manifest)
+    manifest, out = Path(manifest), Path(out)
+    if batch_size < 1 or clips_per_shard < 1 or (max_failures or 0) < 0:
+        raise McilError("batch_size and clips_per_shard must be at least 1, and max_failures at least 0")
     records = read_manifest(manifest)
     used = _used_encoders(encoders, records)
     specs = {name: ArraySpec(encoder.shape, _dtype_of(encoder.shape, dtype)) for name, encoder in used.items()}
@@ -183,7 +185,7 @@ def _used_encoders(encoders: Sequence[Encoder], records: Sequence[ClipRecord]) -
         raise McilError("no encoder is given; choose at least one")
     for name in list(used):
         if not any(_has(record, name) for record in records):
-            logger.warning("no clip has %s; the store will have none", name)
+            logger.warning("no clip has %s files; the store will have no %s features", name, name)
             del used[name]
     if not used:
         raise McilError("none of these encoders reads what the clips have; choose another one")

@@ -29,16 +29,25 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None
             task = bar.add_task(what, total=total, completed=done)
             yield lambda: bar.advance(task)
         return
-    begun = last = time.monotonic()
-    count = done
+    yield _Lines(what, total, done, console).advance
 
-    def advance() -> None:
-        nonlocal count, last
-        count += 1
+
+class _Lines:
+    def __init__(self, what: str, total: int, done: int, console: Console) -> None:
+        self._what, self._total, self._done, self._console = what, total, done, console
+        self._begun: tuple[float, int] | None = None
+        self._said = time.monotonic()
+
+    def advance(self) -> None:
         now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES or (count == total and now - begun >= _SECONDS_BETWEEN_LINES):
-            last = now
-            rate = (count - done) / (now - begun)
-            console.print(f"{what}: {count}/{total}, {rate:.1f}/s, {(total - count) / rate:.0f} s left", soft_wrap=True)
-
-    yield advance
+        self._done += 1
+        if self._begun is None:
+            # The rate is measured from the first item on: by then the worker processes have started.
+            self._begun = now, self._done
+        elif now - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = now
+            begun, before = self._begun
+            rate = (self._done - before) / (now - begun)
+            left = (self._total - self._done) / rate
+            line = f"{self._what}: {self._done}/{self._total}, {rate:.1f}/s, {left:.0f} s left"
+            self._console.print(line, soft_wrap=True)

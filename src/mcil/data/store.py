@@ -102,7 +102,10 @@ class FeatureStore:
             if np.array_equal(where, np.arange(first, last + 1)):
                 torch.index_select(stored, 0, picked, out=out[first : last + 1])
             else:
-                out.index_copy_(0, torch.from_numpy(where), stored.index_select(0, picked))
+                # Row by row, as NumPy: scattering by index is several times slower for token maps.
+                source, target = stored.view(torch.uint8).numpy(), out.view(torch.uint8).numpy()
+                for place, offset in zip(where.tolist(), picked.tolist(), strict=True):
+                    target[place] = source[offset]
         return out
 
     def record(self, row: int) -> ClipRecord:

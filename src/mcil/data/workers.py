@@ -60,7 +60,7 @@ def map_in_order(function: Callable[[T], R], items: Sequence[T], jobs: int | Non
                 "command again (in a script, the call must stand below `if __name__ == '__main__':`)"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_this_process(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
