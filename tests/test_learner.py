@@ -50,7 +50,7 @@ def test_it_says_what_it_knows(folder: Path) -> None:
     assert learner.task_sizes == (3,)
     assert learner.encoders == {"audio": {"name": "ears"}}
     assert learner.token_shape == (tiny.FRAMES, tiny.PATCHES)
-    assert learner.parameters == 4 * (12 * 12 + 12) + 3 * 12 + 3
+    assert learner.parameters == 2 * (8 * 12 + 12) + 2 * (12 * 12 + 12) + 3 * 12 + 3
     assert learner.device == torch.device("cpu")
 
 

@@ -221,23 +221,13 @@ def test_each_channel_is_standardised_whatever_its_scale(seed: int, log_scale: f
     sound, sight = fitted(audio, visual)(audio, visual)
     assert sound is not None
     assert sight is not None
-    assert sound.shape == (40, 12)
-    assert sound[:, 6:].count_nonzero() == 0
+    assert sound.shape == (40, 6)
     tolerance = {"rtol": 1e-3, "atol": 1e-3}
-    torch.testing.assert_close(sound[:, :6].mean(0), torch.zeros(6), **tolerance)
-    torch.testing.assert_close(sound[:, :6].std(0, correction=0), torch.full((6,), math.sqrt(2)), **tolerance)
+    torch.testing.assert_close(sound.mean(0), torch.zeros(6), **tolerance)
+    torch.testing.assert_close(sound.std(0, correction=0), torch.ones(6), **tolerance)
     tokens = sight.reshape(-1, 12)
     torch.testing.assert_close(tokens.mean(0), torch.zeros(12), **tolerance)
     torch.testing.assert_close(tokens.std(0, correction=0), torch.ones(12), **tolerance)
-
-
-def test_padding_keeps_the_energy_of_the_narrower_modality() -> None:
-    audio, visual = normal(0, 500, 6) * 30, normal(1, 500, 1, 1, 24) / 50
-    sound, sight = fitted(audio, visual)(audio, visual)
-    assert sound is not None
-    assert sight is not None
-    assert sound.square().sum(-1).mean().item() == pytest.approx(24, rel=1e-4)
-    assert sight.square().sum(-1).mean().item() == pytest.approx(24, rel=1e-4)
 
 
 def test_dead_channels_stay_small() -> None:
@@ -276,21 +266,19 @@ def test_stored_dtypes_become_float32(dtype: torch.dtype) -> None:
         assert (sound.dtype, sight.dtype) == (torch.float32, torch.float32)
 
 
-def test_none_pads_and_changes_nothing_else() -> None:
+def test_none_changes_nothing() -> None:
     audio, visual = normal(0, 5, 4), normal(1, 5, 2, 3, 6)
     scaler = InputScaler(4, 6, "none")
     scaler.fit(audio, visual)
     sound, sight = scaler(audio, visual)
     assert sound is not None
-    assert sound[:, :4].equal(audio)
-    assert sound[:, 4:].count_nonzero() == 0
+    assert sound.equal(audio)
     assert sight is not None
     assert sight.equal(visual)
 
 
 def test_one_modality_needs_nothing_of_the_other() -> None:
     scaler = fitted(None, normal(0, 5, 2, 3, 6))
-    assert scaler.width == 6
     assert scaler()[0] is None
     assert set(scaler.state_dict()) == {"visual_mean", "visual_scale"}
     with pytest.raises(ValueError, match="audio features must have 0 channels"):
@@ -324,3 +312,16 @@ def test_scaling_mistakes_are_refused_or_seen() -> None:
     broken[1, 2] = math.inf
     with pytest.raises(McilError, match="audio features are not all finite"):
         scaler.fit(broken)
+
+
+def test_sound_may_have_another_width_than_the_tokens() -> None:
+    audio, visual = normal(0, 5, 7), normal(1, 5, 2, 3, 4)
+    network = AudioVisualNet(4, 3, "audio-visual", audio_width=7)
+    outputs = network(audio, visual)
+    assert outputs.logits.shape == (5, 3)
+    assert outputs.fused.shape == (5, 4)
+    assert outputs.spatial_attention is not None
+    assert outputs.spatial_attention.shape == visual.shape
+    assert not network(audio.flip(0), visual).logits.allclose(outputs.logits)
+    with pytest.raises(ValueError, match=r"audio must be \(B,D\) with D = 7"):
+        network(normal(0, 5, 4), visual)

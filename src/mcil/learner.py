@@ -243,7 +243,7 @@ class Learner:
         learner.scaler = InputScaler(channels.get("audio"), channels.get("visual"), learner.normalize)
         learner.scaler.load_state_dict(_under(tensors, "scaler"))
         with torch.random.fork_rng(devices=[]):  # its weights are drawn at random before they are read
-            learner.network = learner.method.network(learner.scaler.width, len(learner.class_names), learner.modality)
+            learner.network = learner.method.network(channels, len(learner.class_names), learner.modality)
         learner.network.load_state_dict(_under(tensors, "network"))
         learner.network.eval()
         if learner.memory is not None:
@@ -337,7 +337,7 @@ class Learner:
     def _network(self, scaler: InputScaler, classes: int) -> AudioVisualNet:
         """Return the network to train: a new one, or a copy of the last one with rows for the new classes."""
         if self.network is None or self.method.cumulative:
-            return self.method.network(scaler.width, classes, self.modality)
+            return self.method.network(scaler.channels, classes, self.modality)
         network = copy.deepcopy(self.network)
         network.grow(classes)
         return network

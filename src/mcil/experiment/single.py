@@ -178,8 +178,8 @@ class _AttentionRecord:
             attention = learner.attention(clips.audio, clips.visual)
         if attention is None:
             return
-        self.spatial.append(attention.spatial.half())
-        self.temporal.append(attention.temporal.half())
+        self.spatial.append(attention.spatial)
+        self.temporal.append(attention.temporal)
         tensors = {
             "spatial": torch.stack(self.spatial),
             "temporal": torch.stack(self.temporal),

@@ -43,9 +43,10 @@ class Method(ABC):
         """Whether the losses also read the teacher's attention maps of the exemplars."""
         return False
 
-    def network(self, width: int, classes: int, modality: Modality) -> AudioVisualNet:
-        """Return a new network for inputs of ``width`` channels and ``classes`` classes."""
-        return AudioVisualNet(width, classes, modality)
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet:
+        """Return a new network for ``classes`` classes; ``channels`` are those of "audio" and "visual" features."""
+        audio, visual = channels.get("audio"), channels.get("visual")
+        return AudioVisualNet(visual or audio or 0, classes, modality, audio)
 
     def select_exemplars(self, clips: Batch, quota: int, generator: torch.Generator) -> Tensor:
         """Return the indices of at most ``quota`` clips of one class to keep, the ones that matter most first."""

@@ -6,7 +6,6 @@ import math
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcil.errors import McilError
@@ -20,17 +19,15 @@ _CHUNK = 1 << 24
 
 
 class InputScaler(nn.Module):
-    """Standardise each modality per channel and pad the narrower one, so that one network fits any encoders.
+    """Standardise each modality per channel, so that one network and learning rate fit any encoders.
 
-    Encoders differ by orders of magnitude in scale, and channels in their means; a network with one learning
-    rate wants neither. With ``normalize="first-task"`` every channel gets mean 0 and standard deviation 1 over
-    the training clips of the *first* task; then a modality of D_m channels is multiplied by sqrt(width / D_m),
-    so that the zeros that pad it to ``width`` = max(D_m) cost it no energy beside the wider one. With "none"
-    features are padded and otherwise left as they are.
+    Encoders differ by orders of magnitude in scale, and by what each channel's mean is. With
+    ``normalize="first-task"`` every channel gets mean 0 and standard deviation 1 over the training clips of the
+    *first* task. With "none" features are left as they are.
 
     Only the first task, because a learner must not see later tasks' data early: statistics over everything
-    would leak it, and statistics that follow the tasks would move the old classes' features under a network
-    that has learnt them already. Later tasks pass through the same buffers, which are saved with the network.
+    would leak it, and statistics that follow the tasks would move old classes' features under a network that has
+    already learnt them. Later tasks are seen through the same buffers, which are saved with the network.
 
     Args:
         audio: channels of the audio features, None without audio.
@@ -45,7 +42,6 @@ class InputScaler(nn.Module):
         self.channels = {name: n for name, n in (("audio", audio), ("visual", visual)) if n is not None}
         if not self.channels:
             raise ValueError("a scaler needs the channels of at least one modality")
-        self.width = max(self.channels.values())
         self.normalize = normalize
         # Until it is fitted the scale is not a number, so that a forgotten fit cannot pass unnoticed.
         scale = math.nan if normalize == "first-task" else 1.0
@@ -75,12 +71,11 @@ class InputScaler(nn.Module):
                 raise McilError(f"the first task's {name} features are not all finite; extract them again")
             varying = deviation[deviation > 0]
             typical = float(varying.median()) if len(varying) else 1.0
-            energy = math.sqrt(self.width / self.channels[name])
             self.get_buffer(f"{name}_mean").copy_(mean)
-            self.get_buffer(f"{name}_scale").copy_(energy / deviation.clamp_min(_FLOOR * typical))
+            self.get_buffer(f"{name}_scale").copy_(1 / deviation.clamp_min(_FLOOR * typical))
 
     def forward(self, audio: Tensor | None = None, visual: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Return float32 ``audio`` (B,width) and ``visual`` (B,L,S,width) of features of any float dtype.
+        """Return float32 ``audio`` (B,D_a) and ``visual`` (B,L,S,D_v) of features of any float dtype.
 
         What is None stays None.
 
@@ -96,8 +91,7 @@ class InputScaler(nn.Module):
         if features.shape[-1] != channels:
             raise ValueError(f"{name} features must have {channels} channels, not {features.shape[-1]}")
         # Type promotion widens while it subtracts: no float32 copy of the stored features comes first.
-        scaled = (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
-        return scaled if channels == self.width else F.pad(scaled, (0, self.width - channels))
+        return (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,19 +17,31 @@ class AudioVisualNet(nn.Module):
     One modality: the rectified projection of the audio, or of the mean of all tokens. Source: Pian et al.,
     ICCV 2023, eq. 2 to 5.
 
-    ``width`` (D) is that of both inputs; see :class:`mcil.models.InputScaler`, which brings them to it.
+    Args:
+        width: D, the width of the features that the network computes; that of the visual tokens where it reads
+            any, since attention pools the tokens themselves.
+        classes: number of classes.
+        modality: what it reads.
+        audio_width: channels of the audio features, where they differ from ``width``.
     """
 
-    def __init__(self, width: int, classes: int, modality: Modality = "audio-visual") -> None:
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        modality: Modality = "audio-visual",
+        audio_width: int | None = None,
+    ) -> None:
         super().__init__()
         self.width = width
+        self.audio_width = audio_width or width
         self.modality: Modality = modality
         if modality != "visual":
-            self.audio_proj = nn.Linear(width, width)
+            self.audio_proj = nn.Linear(self.audio_width, width)
         if modality != "audio":
             self.visual_proj = nn.Linear(width, width)
         if modality == "audio-visual":
-            self.attn_audio_proj = nn.Linear(width, width)
+            self.attn_audio_proj = nn.Linear(self.audio_width, width)
             self.attn_visual_proj = nn.Linear(width, width)
         self.classifier = nn.Linear(width, classes)
 
@@ -99,11 +111,11 @@ class AudioVisualNet(nn.Module):
         )
 
     def _checked(self, name: str, features: Tensor | None, dimensions: int) -> Tensor:
-        shape = "(B,D)" if dimensions == 2 else "(B,L,S,D)"
+        shape, width = ("(B,D)", self.audio_width) if name == "audio" else ("(B,L,S,D)", self.width)
         if features is None:
             raise ValueError(f"a network of modality '{self.modality}' needs {name} {shape}")
-        if features.ndim != dimensions or features.shape[-1] != self.width:
-            raise ValueError(f"{name} must be {shape} with D = {self.width}, not {tuple(features.shape)}")
+        if features.ndim != dimensions or features.shape[-1] != width:
+            raise ValueError(f"{name} must be {shape} with D = {width}, not {tuple(features.shape)}")
         return features
 
 
