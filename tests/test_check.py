@@ -104,6 +104,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("missing file", "gone"),
         *[("unreadable", name) for name in ("beyond", "empty", "half", "mute", "short", "text")],
     ]
+    assert sum(problem.id == "text" for problem in report.errors) == 1
     assert report.warnings == []
     rows = [problem.row for problem in report.problems]
     assert rows == sorted(rows, key=lambda row: row or 0)

@@ -104,8 +104,8 @@ class _Decode:
         gone = sorted({file for file in named.values() if not (self.root / file).is_file()})
         if gone:
             return [("missing file", f"{file}: no such file") for file in gone]
-        # Each medium alone, so that one broken file does not hide another.
-        return [problem for name in named for problem in self._read(record, name)]
+        # Each medium alone, so that one broken file does not hide another; a broken video with sound is one problem.
+        return list(dict.fromkeys(problem for name in named for problem in self._read(record, name)))
 
     def _read(self, record: ClipRecord, name: str) -> Iterator[tuple[Kind, str]]:
         only = ClipRecord(record.id, record.label, record.split, start=record.start, end=record.end)
