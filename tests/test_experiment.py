@@ -84,7 +84,7 @@ def test_the_result_says_everything(finished: Run, store: FeatureStore) -> None:
     assert result["modality"] == "audio-visual"
     assert result["seed"] == 3
     assert result["memory"] == 12
-    assert result["parameters"] == 4 * (12 * 12 + 12) + 6 * 12 + 6
+    assert result["parameters"] == 2 * (8 * 12 + 12) + 2 * (12 * 12 + 12) + 6 * 12 + 6
     assert result["task_sizes"] == [3, 2, 1]
     assert result["class_names"] == list("abcdef")
     assert result["data"]["checksum"] == store.checksum

@@ -196,6 +196,15 @@ def test_extra_arrays_and_old_weights_are_left_alone(folder: Path) -> None:
         assert torch.equal(tensor[:3] if name.startswith("classifier") else tensor, before[name])
 
 
+def test_features_are_scaled_by_the_first_task_only(folder: Path) -> None:
+    """Old classes must look the same to the network after later tasks."""
+    learner = Learner.load(folder)
+    assert learner.scaler is not None
+    before = {name: tensor.clone() for name, tensor in learner.scaler.state_dict().items()}
+    learner.learn(tiny.clips(3, 5), "de")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.scaler.state_dict().items())
+
+
 def test_the_global_random_generator_is_neither_read_nor_moved(folder: Path, tmp_path: Path) -> None:
     results = []
     for seed in (1, 2):

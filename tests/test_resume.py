@@ -5,7 +5,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,42 @@ def test_ctrl_c_ends_cleanly_and_the_run_goes_on_to_the_same_bytes(
     assert not list(folder.rglob("*.part"))
     assert begin(context, store, tmp_path, method, *UNDISTURBED) == 0
     assert outcome(tmp_path) == whole
+
+
+def await_file(folder: Path, name: str, process: subprocess.Popen[str]) -> None:
+    """Wait until a run under ``folder`` has written a file called ``name``."""
+    for _ in range(6000):
+        if list(folder.glob(f"*/checkpoints/{name}")):
+            return
+        assert process.poll() is None, "the run ended too early"
+        time.sleep(0.01)
+    raise AssertionError(f"no {name} after a minute")
+
+
+def test_the_command_goes_on_after_a_kill_and_after_ctrl_c(store: Path, tmp_path: Path) -> None:
+    """The same from outside, with signals at whatever moment they come."""
+    training = dataclasses.replace(EVERY_STEP, epochs=15)
+    command = [sys.executable, "-m", "mcil", "run", str(store), "[3,2,1]", "--memory", "12"]
+    command += ["--out", str(tmp_path / "killed")]
+    command += [f"--training.{name}={value}" for name, value in dataclasses.asdict(training).items()]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    await_file(tmp_path / "killed", "task-0-training.safetensors", first)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    second = start()
+    await_file(tmp_path / "killed", "task-1-training.safetensors", second)
+    second.send_signal(signal.SIGINT)
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 130
+    assert "Run the same command again to go on" in said
+    assert "Traceback" not in said
+    third = start()
+    out, said = third.communicate(timeout=60)
+    assert third.returncode == 0, said
+    assert "av-cil-audio-visual-seed0-" in out
+    run(store, tiny.SIZES, out=tmp_path / "whole", memory=12, training=training)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
