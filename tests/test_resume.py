@@ -167,3 +167,17 @@ def test_the_command_goes_on_after_a_kill_and_after_ctrl_c(store: Path, tmp_path
     assert "av-cil-audio-visual-seed0-" in out
     run(store, tiny.SIZES, out=tmp_path / "whole", memory=12, training=training)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_ctrl_c_stops_runs_that_go_on_side_by_side_and_begins_no_other(store: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mcil", "run", str(store), "[3,2,1]", "--memory", "12", "--out", str(tmp_path)]
+    command += ["--seeds", "0..2", "--jobs", "2", "--training.epochs", "5000", "--training.checkpoint_seconds", "0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    await_file(tmp_path, "task-0-training.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("*-seed2-*"))
+    assert not list(tmp_path.rglob("*.part"))

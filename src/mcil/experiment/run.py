@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty
 from typing import Any
-
-import torch
 
 from mcil.data.scenario import Missing
 from mcil.errors import McilError
 from mcil.experiment.folder import RunFolder
-from mcil.experiment.progress import Event, RunProgress
+from mcil.experiment.processes import run_in_processes
+from mcil.experiment.progress import RunProgress
 from mcil.experiment.settings import Experiment
 from mcil.experiment.single import run_single
 from mcil.models.inputs import Normalize
@@ -133,37 +128,5 @@ def run_all(experiments: Sequence[Experiment], out: Path, jobs: int = 1) -> list
                 for experiment, folder in zip(experiments, folders, strict=True)
             ]
         else:
-            results = _in_processes(experiments, folders, min(jobs, len(experiments)), progress.show)
+            results = run_in_processes(experiments, folders, min(jobs, len(experiments)), progress.show)
     return [Run(folder.path, result) for folder, result in zip(folders, results, strict=True)]
-
-
-def _in_processes(
-    experiments: Sequence[Experiment], folders: Sequence[RunFolder], jobs: int, show: Callable[[Event], None]
-) -> list[dict[str, Any]]:
-    """Run the experiments in ``jobs`` processes that share the cores, and show what they tell."""
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
-    ):
-        events = manager.Queue()
-        futures = [
-            pool.submit(_run_and_tell, experiment, folder, events)
-            for experiment, folder in zip(experiments, folders, strict=True)
-        ]
-        try:
-            while not all(future.done() for future in futures):
-                try:
-                    show(events.get(timeout=0.2))
-                except Empty:
-                    continue
-            while not events.empty():
-                show(events.get())
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _run_and_tell(experiment: Experiment, folder: RunFolder, events: Any) -> dict[str, Any]:
-    return run_single(experiment, folder, lambda event: events.put((folder.path.name, event)))
