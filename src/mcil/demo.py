@@ -14,6 +14,7 @@ from mcil.encoders import create_encoders
 from mcil.experiment import Experiment, run_all
 from mcil.training import TrainingOptions
 
+FRAMES = 4
 TASKS = 4
 SEEDS = (0, 1)
 MEMORY = 60
@@ -28,7 +29,7 @@ METHODS = {
 }
 
 
-def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 60, jobs: int = 2) -> report.ReportFiles:
+def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 40, jobs: int = 2) -> report.ReportFiles:
     """Make clips, encode them, let fine-tuning, AV-CIL and the oracle learn them in 4 tasks, and write a report.
 
     What is finished is not done again: stopped and started with the same settings, it goes on.
@@ -49,7 +50,7 @@ def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 60, jobs: int 
     console.rule("1 of 4: make clips (real video files)")
     manifest = synthetic.make(out / "data", clips=clips)
     console.rule("2 of 4: encode them")
-    store = extract(manifest, out / "store", create_encoders("builtin"))
+    store = extract(manifest, out / "store", create_encoders({"builtin": {"frames": FRAMES}}))
     console.print(describe_probe(store))
     console.rule("3 of 4: learn 12 classes in 4 tasks")
     runs = run_all(demo_experiments(store.path, epochs), out / "runs", jobs)

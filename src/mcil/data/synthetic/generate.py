@@ -57,7 +57,7 @@ def make(
 
     Args:
         out: the folder to write into; it must be new, empty or left by an earlier run.
-        classes: 2 to 30; see :mod:`mcil.data.synthetic.table`.
+        classes: 3 to 36; see :mod:`mcil.data.synthetic.table`.
         clips: clips of each class, at least 4.
         seed: two seeds give two different sets of clips.
         seconds: length of each clip, at least 0.5.

@@ -32,9 +32,6 @@ _SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "block": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.85,
     "kite": lambda x, y: (np.abs(x) + np.abs(y) - 1.15) * 0.7,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.7) - 0.3,
-    "wheel": lambda x, y: np.minimum(
-        np.abs(np.hypot(x, y) - 0.82) - 0.18, np.maximum(np.minimum(np.abs(x), np.abs(y)) - 0.14, np.hypot(x, y) - 1.0)
-    ),
     "star": lambda x, y: np.hypot(x, y) - (0.72 + 0.33 * np.cos(5.0 * np.arctan2(y, x))),
     "cross": lambda x, y: np.maximum(np.minimum(np.abs(x), np.abs(y)) - 0.36, np.maximum(np.abs(x), np.abs(y)) - 1.0),
     "moon": lambda x, y: np.maximum(np.hypot(x, y) - 1.0, 0.75 - np.hypot(x - 0.55, y)),
@@ -60,7 +57,6 @@ LOOKS: dict[str, Look] = {
     "moon": Look("moon", "plain", "sway", 0.60, 0.15),
     "block": Look("block", "dots", "drift", 0.07, 0.85),
     "tent": Look("tent", "plain", "bounce", 0.72, 0.75),
-    "wheel": Look("wheel", "plain", "spin", 0.00, 0.85),
 }
 
 

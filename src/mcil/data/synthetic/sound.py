@@ -64,11 +64,6 @@ def _buzz(rng: np.random.Generator, time: Wave) -> Wave:
     return square * (1.0 + np.sin(2 * np.pi * rng.uniform(28.0, 36.0) * time)) / 2
 
 
-def _warble(rng: np.random.Generator, time: Wave) -> Wave:
-    carrier = rng.uniform(1900.0, 2500.0)
-    return _tone(carrier + 600.0 * np.sin(2 * np.pi * rng.uniform(9.0, 13.0) * time), time)
-
-
 TIMBRES: dict[str, Timbre] = {
     "hum": _hum,
     "chirp": _chirp,
@@ -79,7 +74,6 @@ TIMBRES: dict[str, Timbre] = {
     "bell": _bell,
     "siren": _siren,
     "buzz": _buzz,
-    "warble": _warble,
 }
 
 

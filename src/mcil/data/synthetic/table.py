@@ -1,23 +1,22 @@
 """Which look goes with which sound.
 
-Looks and sounds stand on a ring. The sound ``s`` is made by the looks ``s`` and ``s + 1`` (with more than twenty
-classes also by ``s + 3``), so that every sound is shared by two classes that differ in look, and every look by two
-classes that differ in sound. With the default 12 classes, six looks and six sounds:
+Classes come in blocks of four, of three looks and three sounds: two classes share their sound and differ in look, two
+share their look and differ in sound. With the default 12 classes:
 
-===========  =====================  ===========
-sound        made by                or by
-===========  =====================  ===========
-hum          disc                   brick
-chirp        brick                  kite
-rattle       kite                   ring
-whistle      ring                   star
-clicks       star                   cross
-hiss         cross                  disc
-===========  =====================  ===========
+=====  ==========================  =========================
+block  one sound, two looks        one look, two sounds
+=====  ==========================  =========================
+1      disc-hum, brick-hum         kite-chirp, kite-rattle
+2      ring-whistle, star-whistle  cross-clicks, cross-hiss
+3      moon-bell, block-bell       tent-siren, tent-buzz
+=====  ==========================  =========================
 
-The silent objects of a clip are looks that never make its sound. So the sound says which two looks to search for,
-and exactly one of them is on screen: together they give the class. The sound alone leaves two classes; the picture
-alone, full of objects any of which might be the one that sounds, leaves two to six.
+More classes go around again: the looks of a block with the sounds of the next block, so that a look or a sound is
+shared by ever more classes.
+
+The silent objects of a clip are looks that never make its sound. So the sound says which looks to search for, and one
+of them is on screen: together they give the class. The sound alone leaves two classes in half of the cases; the
+picture alone, full of objects any of which might be the one that sounds, leaves several.
 """
 
 from __future__ import annotations
@@ -26,12 +25,14 @@ from dataclasses import dataclass
 
 from mcil.errors import McilError
 
-LOOKS = ("disc", "brick", "kite", "ring", "star", "cross", "moon", "block", "tent", "wheel")
-SOUNDS = ("hum", "chirp", "rattle", "whistle", "clicks", "hiss", "bell", "siren", "buzz", "warble")
+LOOKS = ("disc", "brick", "kite", "ring", "star", "cross", "moon", "block", "tent")
+SOUNDS = ("hum", "chirp", "rattle", "whistle", "clicks", "hiss", "bell", "siren", "buzz")
 
-# How far around the ring from its sound a class's look stands: first round, second round, third round.
-_STEPS = (0, 1, 3)
-MAX_CLASSES = len(_STEPS) * len(SOUNDS)
+# Look and sound of the four classes of a block, counted within it.
+_BLOCK = ((0, 0), (1, 0), (2, 1), (2, 2))
+_BLOCKS = 3
+MIN_CLASSES = 3  # fewer would leave no silent objects
+MAX_CLASSES = len(_BLOCK) * _BLOCKS * _BLOCKS
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,16 @@ def class_table(classes: int) -> list[MadeClass]:
     """The first ``classes`` classes.
 
     Raises:
-        McilError: ``classes`` is not between 2 and ``MAX_CLASSES``.
+        McilError: ``classes`` is not between ``MIN_CLASSES`` and ``MAX_CLASSES``.
     """
-    if not 2 <= classes <= MAX_CLASSES:
-        raise McilError(f"cannot make {classes} classes of clips; choose 2 to {MAX_CLASSES}")
-    # Fewer than three looks on the ring would leave no silent ones.
-    ring = min(max(3, (classes + 1) // 2), len(SOUNDS))
-    pairs = [((k % ring + _STEPS[k // ring]) % ring, k % ring) for k in range(classes)]
+    if not MIN_CLASSES <= classes <= MAX_CLASSES:
+        raise McilError(f"cannot make {classes} classes of clips; choose {MIN_CLASSES} to {MAX_CLASSES}")
+    pairs = []
+    for number in range(classes):
+        block, place = divmod(number, len(_BLOCK))
+        around, block = divmod(block, _BLOCKS)
+        look, sound = _BLOCK[place]
+        pairs.append((3 * block + look, 3 * ((block + around) % _BLOCKS) + sound))
     used = sorted({look for look, _ in pairs})
     table = []
     for look, sound in pairs:
