@@ -25,6 +25,7 @@ from mcil.metrics import mean_and_spread
 from mcil.training import TrainingOptions
 
 METHODS = ("fine-tuning", "av-cil", "oracle")
+MODALITIES = ("audio", "visual", "audio-visual")
 SEEDS = (0, 1, 2)
 EPOCHS = 40
 LARGEST_BATCH = 256
@@ -62,11 +63,11 @@ def main() -> None:
             collect(folders, chosen.results / name)
 
 
-def experiments(prepared: Prepared, data: RealData) -> list[Experiment]:
+def experiments(prepared: Prepared, data: RealData, epochs: int = EPOCHS) -> list[Experiment]:
     """Return the runs on a data set: each modality, method and seed, all with the same settings."""
     scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order, modality=data.modalities[-1])
     batch = batch_size(min(len(task.train) for task in scenario.tasks))
-    training = TrainingOptions(epochs=EPOCHS, batch_size=batch, exemplar_batch_size=max(1, batch // 2))
+    training = TrainingOptions(epochs=epochs, batch_size=batch, exemplar_batch_size=max(1, batch // 2))
     return [
         Experiment(
             store=prepared.store,
@@ -145,7 +146,7 @@ def share(hits: pl.Series) -> float:
 def spreads(found: Sequence[dict[str, Any]], keys: Sequence[str]) -> pl.DataFrame:
     """Return a row for each modality and method: mean and sample standard deviation over seeds of ``keys``."""
     rows: list[dict[str, Any]] = []
-    for modality in dict.fromkeys(modality for data in REAL_DATA.values() for modality in data.modalities):
+    for modality in MODALITIES:
         for method in METHODS:
             runs = [run for run in found if (run["modality"], run["method"]) == (modality, method)]
             if runs:

@@ -228,10 +228,9 @@ def finished(tmp_path: Path, generator: np.random.Generator, monkeypatch: pytest
         splits=["train"] * 16 + ["val"] * 4 + ["test"] * 4,
         audio=generator.normal(size=(24, 3)).astype(np.float32),
     )
-    monkeypatch.setattr(real_data, "EPOCHS", 1)
     monkeypatch.setattr(real_data, "SEEDS", (0, 1))
     data = real_data_sets.RealData(real_data_sets.prepare_yt8m, tasks=2, memory=4, modalities=("audio",))
-    experiments = real_data.experiments(real_data_sets.Prepared(store.path, ["b", "a"]), data)
+    experiments = real_data.experiments(real_data_sets.Prepared(store.path, ["b", "a"]), data, epochs=1)
     assert {experiment.training.batch_size for experiment in experiments} == {2}
     return [run.folder for run in real_data.run_all(experiments, tmp_path / "runs")]
 
