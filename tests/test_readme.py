@@ -1,0 +1,204 @@
+"""What the pages say can be done: examples run, commands parse, options and defaults are those of the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from mcil import Learner, TrainingOptions
+from mcil.cli import main
+from mcil.cli.commands import COMMANDS
+from mcil.experiment.folder import RunFolder
+from mcil.methods import METHODS, create_method
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml")])
+README = (ROOT / "README.md").read_text()
+CONFIG = "configs/av-cil.yaml"
+
+
+def commands(tree: Mapping[str, Any] = COMMANDS, name: str = "mcil") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the function of every command."""
+    for word, below in tree.items():
+        if isinstance(below, Mapping):
+            yield from commands(below, f"{name} {word}")
+        elif word != "_help":
+            yield f"{name} {word}", below
+
+
+def options(command: Any) -> dict[str, Any]:
+    """Return the options of a command with their defaults, as YAML reads them from the command line."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if isinstance(parameter.default, TrainingOptions):
+            found |= {f"{name}.{field.name}": field.default for field in fields(parameter.default)}
+        elif parameter.default is not inspect.Parameter.empty:
+            value = parameter.default
+            found[name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    return found
+
+
+def table(text: str) -> dict[str, Any]:
+    """Return the first two columns of the option tables in ``text``."""
+    return {name: yaml.safe_load(value) for name, value in re.findall(r"^\| `(?:--)?([\w.]+)` \| (.*?) \|", text, re.M)}
+
+
+def calls() -> list[str]:
+    """Return every call of mcil that stands in a page, with its arguments."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S):
+            found |= set(re.findall(r"^(mcil .*)$", block, re.M))
+        found |= set(re.findall(r"`(mcil [^`]+)`", text)) | set(re.findall(r"^#\s+(mcil .*)$", text, re.M))
+    return sorted(call for call in found if call not in dict(commands()) and "COMMAND" not in call)
+
+
+def parses(call: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Parse a call without doing anything, and return the settings that it would have."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*shlex.split(call.replace("--print_config", ""))[1:], "--print_config"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 0, said.err
+    return said.out
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    assert len(example.splitlines()) <= 12
+    tiny.make_store(tmp_path / "demo" / "store")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" classes: ")[0] for line in lines] == ["2", "4", "5", "6"]
+    assert len(Learner.load("learner").class_names) == tiny.CLASSES
+
+
+@pytest.mark.parametrize("call", calls())
+def test_commands_in_the_pages_parse(
+    call: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    parses(call, capsys)
+
+
+def test_the_way_from_clips_to_a_report_is_told_in_calls_that_fit_together(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = (part for part in re.findall(r"^```\n(.*?)^```", README, re.M | re.S) if "mcil extract" in part)
+    settings = [yaml.safe_load(parses(call, capsys)) for call in block.splitlines()]
+    imported, checked, extracted, *runs, reported = settings
+    assert imported["out"] == checked["path"] == extracted["manifest"]
+    for run in runs:
+        assert run["store"] == extracted["out"]
+        assert run["method"] in METHODS.names()
+        assert reported["runs"] == [run["out"]]
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name for name, _ in commands()])
+def test_the_commands_page_has_every_command_with_its_options_and_defaults(name: str, command: Any) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    sections = dict(re.findall(r"^## (mcil .*)\n((?:(?!## ).*\n)*)", page, re.M))
+    assert table(sections[name]) == options(command)
+
+
+def test_the_commands_page_has_no_other_command() -> None:
+    named = re.findall(r"^## (mcil .*)$", (ROOT / "docs" / "cli.md").read_text(), re.M)
+    assert sorted(named) == sorted(name for name, _ in commands())
+
+
+def test_the_methods_page_has_every_option_and_default_of_av_cil() -> None:
+    method = create_method("av-cil")
+    defaults = {field.name: field.default for field in fields(method)}
+    assert table((ROOT / "docs" / "av-cil.md").read_text()) == defaults
+
+
+def test_the_configuration_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny.make_store(tmp_path / "store")
+    monkeypatch.chdir(ROOT)
+    changes = {"--out": tmp_path / "runs", "--seeds": 0, "--training.epochs": 1, "--training.device": "cpu"}
+    arguments = [str(part) for change in changes.items() for part in change]
+    main(["run", "--config", CONFIG, str(store.path), *arguments])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert RunFolder(folder).result()["task_sizes"] == [2, 2, 1, 1]
+
+
+def test_the_configuration_spells_out_the_defaults() -> None:
+    config = yaml.safe_load((ROOT / CONFIG).read_text())
+    training = config.pop("training")
+    chosen = {name: default for name, default in options(COMMANDS["run"]).items() if name in config}
+    assert {name: value for name, value in config.items() if chosen.get(name, value) != value} == {
+        "options": config["options"],
+        "seeds": "0..2",
+    }
+    assert TrainingOptions(**training) == TrainingOptions()
+    assert create_method("av-cil", config["options"]) == create_method("av-cil")
+
+
+def test_the_layers_page_lists_the_layers_in_their_order() -> None:
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    listed = re.findall(r"^\| `(mcil\.\w+)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+    assert listed == [layer for layer in contract["layers"] if layer != "mcil.__main__"]
+
+
+def test_the_demo_table_is_that_of_the_kept_results() -> None:
+    shown = README.partition("<!-- demo: begin -->\n")[2].partition("<!-- demo: end -->")[0].splitlines()[2:]
+    for file in ROOT.glob("results/demo/**/results.csv"):
+        rows = pl.read_csv(file).iter_rows(named=True)
+        keys = ("mean_accuracy", "average_forgetting", "last_accuracy")
+        kept = [(row["method"], *(f"{row[key]:.1f} ± {row[f'{key}_std']:.1f}" for key in keys)) for row in rows]
+        assert shown == [f"| {' | '.join(cells)} |" for cells in kept]
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    for page in ROOT.glob("docs/*.md"):
+        assert f"](docs/{page.name})" in README, page.name
+
+
+def test_the_readme_names_every_method_that_there_is() -> None:
+    for name in METHODS.names():
+        assert f"`{name}`" in README
+
+
+def test_pictures_are_small() -> None:
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 300_000, picture.name
+
+
+def test_the_method_that_contributing_shows_learns(tmp_path: Path) -> None:
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text().split("## Add an enc")[0], re.M | re.S
+    )
+    script = tmp_path / "lwf.py"
+    script.write_text(
+        "from dataclasses import dataclass\n"
+        "from typing import ClassVar\n"
+        "from torch import Tensor\n"
+        "from mcil.losses import separated_cross_entropy, task_distillation\n"
+        "from mcil.methods import METHODS, Method\n"
+        "from mcil.types import Step\n"
+        "from mcil import Learner\n"
+        "from tests import tiny\n"
+        f"{example}\n"
+        "learner = Learner('lwf', training=tiny.TRAINING)\n"
+        "learner.learn(tiny.clips(0, 3), 'abc', tiny.clips(0, 3, 2))\n"
+        "learner.learn(tiny.clips(3, 5), 'de', tiny.clips(3, 5, 2))\n"
+        "print(learner.class_names)\n"
+    )
+    # In a process of its own: what is registered stays registered.
+    done = subprocess.run(
+        [sys.executable, script], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "('a', 'b', 'c', 'd', 'e')\n"
