@@ -10,6 +10,7 @@ from mcil import report
 from mcil.data import synthetic
 from mcil.data.extraction import extract
 from mcil.data.store import FeatureStore
+from mcil.data.workers import check_jobs
 from mcil.encoders import create_encoders
 from mcil.experiment import Experiment, run_all
 from mcil.training import TrainingOptions
@@ -18,7 +19,6 @@ FRAMES = 4
 TASKS = 4
 SEEDS = (0, 1)
 MEMORY = 60
-CLASS_SEED = 1
 WITHOUT_DISTILLATION = "av-cil without attention distillation"
 # Label of the method in the report -> name and options.
 METHODS = {
@@ -46,6 +46,8 @@ def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 40, jobs: int 
     Raises:
         McilError: ``out`` holds something else or cannot be written to.
     """
+    check_jobs(jobs)
+    experiments = demo_experiments(out / "store", epochs)
     console = Console(stderr=True)
     console.rule("1 of 4: make clips (real video files)")
     manifest = synthetic.make(out / "data", clips=clips)
@@ -53,7 +55,7 @@ def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 40, jobs: int 
     store = extract(manifest, out / "store", create_encoders({"builtin": {"frames": FRAMES}}))
     console.print(describe_probe(store))
     console.rule("3 of 4: learn 12 classes in 4 tasks")
-    runs = run_all(demo_experiments(store.path, epochs), out / "runs", jobs)
+    runs = run_all(experiments, out / "runs", jobs)
     console.rule("4 of 4: report")
     files = report.write([run.folder for run in runs], out / "report")
     report.print_table([run.folder for run in runs])
@@ -71,7 +73,7 @@ def demo_experiments(store: Path, epochs: int) -> list[Experiment]:
             memory=MEMORY,
             modality="audio-visual",
             class_order=None,
-            class_seed=CLASS_SEED,
+            class_seed=None,
             missing="error",
             normalize="first-task",
             training=TrainingOptions(epochs=epochs, batch_size=32, exemplar_batch_size=16),
