@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from types import NoneType
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 from mcil.errors import McilError, did_you_mean
 
@@ -49,3 +50,24 @@ class Registry(Generic[T]):
                 f"Choose one of: {', '.join(self.names())}"
             )
         return self._items[name]
+
+
+def checked_option(what: str, value: Any, expected: Any) -> Any:
+    """Return ``value`` if it is of the ``expected`` type: a class, a union of classes or a Literal.
+
+    A whole number may stand for a float.
+
+    Raises:
+        McilError: it is of another type; ``what`` names the option.
+    """
+    kinds = get_args(expected) or (expected,)
+    if get_origin(expected) is Literal:
+        if value not in kinds:
+            raise McilError(f"{what} must be one of {', '.join(map(repr, kinds))}, but it is {value!r}")
+        return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    if type(value) not in kinds:
+        names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+        raise McilError(f"{what} must be of type {names}, but it is {value!r}")
+    return value

@@ -10,7 +10,7 @@ from rich.console import Console
 from mcil import report
 from mcil.cli.parser import fail
 from mcil.data import extraction, synthetic
-from mcil.data.check import CheckReport, check_manifest
+from mcil.data.check import CheckReport, Problem, check_manifest
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
 from mcil.demo import demo
@@ -48,15 +48,16 @@ def extract(
     return extraction.extract(manifest, out, create_encoders(encoders), dtype, jobs, max_failures, batch_size, retry)
 
 
-def write_report(runs: list[Path], out: Path = Path("report")) -> report.ReportFiles:
+def write_report(runs: list[str], out: Path = Path("report")) -> report.ReportFiles:
     """Print the table of finished runs and write a report: one HTML page, Markdown, CSV tables and figures.
 
     Args:
         runs: run folders, or folders that hold run folders.
         out: folder of the report.
     """
-    files = report.write(runs, out)
-    report.print_table(runs)
+    folders = [Path(folder) for folder in runs]
+    files = report.write(folders, out)
+    report.print_table(folders)
     return files
 
 
@@ -77,6 +78,10 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+def _count(problems: list[Problem], name: str) -> str:
+    return f"{len(problems)} {name}{'' if len(problems) == 1 else 's'}"
+
+
 def tell(result: Any) -> None:
     """Say what a command made."""
     console = Console(soft_wrap=True)
@@ -90,7 +95,7 @@ def tell(result: Any) -> None:
                 console.print(str(problem), highlight=False, markup=False)
             console.print(result.summary, highlight=False, markup=False)
             if result.errors:
-                fail(f"{result.manifest}: {len(result.errors)} errors and {len(result.warnings)} warnings")
+                fail(f"{result.manifest}: {_count(result.errors, 'error')} and {_count(result.warnings, 'warning')}")
         case report.ReportFiles():
             console.print(f"report: {result.html}", highlight=False)
         case list() if result and isinstance(result[0], Run):

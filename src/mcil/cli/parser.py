@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from mcil.errors import did_you_mean
 
 USER_ERROR = 2
 _UNKNOWN = (
     re.compile(r"unrecognized arguments: -*(?P<name>[\w.-]+)"),
-    re.compile(r"does not accept option '(?P<name>[^']+)'"),
+    re.compile(r"(?P<below>[\w.]+)' does not accept option '(?P<name>[^']+)'"),
     re.compile(r"invalid choice: '(?P<name>[^']+)'"),
 )
+# What jsonargparse says, for people who write it -> for people who use a command. The order matters.
+_PLAIN = (
+    (
+        re.compile(r"[Ee]xpected \"[\w.]+\" to be one of {(.*)}, but it was not provided"),
+        r"no command; choose one of \1",
+    ),
+    (re.compile(r"argument subcommand: invalid choice: ('.*?')"), r"there is no command \1"),
+    (re.compile(r"unrecognized arguments:"), r"there is no option or place for"),
+    (re.compile(r"Subcommand '[\w.]+' does not accept option ('[^']+')"), r"there is no option \1"),
+    (re.compile(r"Unexpected config:.*"), r"the configuration is no YAML mapping of options to values"),
+    (re.compile(r' in "<unicode string>",'), r""),
+    (re.compile(r"Problems parsing config:"), r"the configuration cannot be read as YAML:"),
+    (re.compile(r"^Parser key \"([\w.]+)\": "), r"\1: "),
+    (re.compile(r"Does not validate.*? Subtypes: \[(.*)\] Errors:.*Given value: "), r"Expected a \1. Got value: "),
+    (re.compile(r"<class '(?:\w+\.)*(\w+)'>"), r"\1"),
+    (re.compile(r"collections\.abc\.|typing\."), r""),
+    (re.compile(r"Expected a Literal\[(.*?)\]\. Got value:"), r"it must be one of \1, not"),
+    (re.compile(r"Expected a (.*)\. Got value:"), r"it must be of type \1, not"),
+    (re.compile(r", NoneType| \| NoneType"), r""),
+)
+_REQUIRED = re.compile(r"arguments are required: ([\w.]+)\.\w")
 
 
 def fail(message: str) -> NoReturn:
@@ -30,22 +52,71 @@ class Parser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        self._reading = ""  # what messages begin with while a configuration file is read
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a configuration file; what is wrong with it is said with its name."""
+        self._reading = f"{path}: "
+        try:
+            parsed: Namespace = super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError:
+            self.error("the configuration is no text file")
+        self._reading = ""
+        return parsed
+
+    def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        """Make the values that a command is called with; options of a group must have names."""
+        for name in self.groups or {}:
+            if name in namespace and not isinstance(namespace[name], Namespace):
+                self.error(f"{name}: it must be a mapping of options to values, not {namespace[name]}")
+        made: Namespace = super().instantiate(namespace, *args, **kwargs)
+        return made
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return the help; an argument that takes several values is called by its name."""
+        for action in self._actions:
+            if not action.option_strings and action.metavar == "[ITEM,...]":
+                action.metavar = f"{action.dest.upper()} ..."
+        return str(super().format_help(*args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and, for an unknown option or command, which one is nearest."""
+        message = " ".join(message.split()).rstrip(".")
+        where = self.prog.replace(" [options]", "")
         hint = ""
         for pattern in _UNKNOWN:
             if unknown := pattern.search(message):
-                hint = did_you_mean(unknown["name"], _names(self))
-        fail(f"{message.rstrip('.')}.{hint} See: {self.prog.replace(' [options]', '')} --help")
+                path = unknown.groupdict().get("below") or ""
+                hint = did_you_mean(unknown["name"], _names(_below(self, path)))
+                where = f"{where} {path.replace('.', ' ')}".strip()
+        if required := _REQUIRED.search(message):
+            where = f"{where} {required[1].replace('.', ' ')}"
+            message = message.replace(f"{required[1]}.", "")
+        for pattern, plain in _PLAIN:
+            message = pattern.sub(plain, message)
+        fail(f"{self._reading}{message}.{hint} See: {where} --help")
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of the commands right below ``parser``."""
+    return {
+        name: below
+        for action in parser._actions
+        if isinstance(action.choices, dict)
+        for name, below in action.choices.items()
+    }
+
+
+def _below(parser: argparse.ArgumentParser, path: str) -> argparse.ArgumentParser:
+    """Return the parser of the command with the dotted ``path`` below ``parser``."""
+    for name in path.split(".") if path else []:
+        parser = _commands(parser)[name]
+    return parser
 
 
 def _names(parser: argparse.ArgumentParser) -> list[str]:
-    """Return every option and command below ``parser``."""
-    names = []
-    for action in parser._actions:
-        names.append(action.dest)
-        if isinstance(action.choices, dict):
-            for name, below in action.choices.items():
-                names += [name, *_names(below)]
+    """Return every option of ``parser``, and every option and command below it."""
+    names = [action.dest for action in parser._actions]
+    for name, below in _commands(parser).items():
+        names += [name, *_names(below)]
     return names

@@ -14,7 +14,7 @@ import numpy as np
 from mcil.data.manifest import describe, read_manifest
 from mcil.data.progress import progress
 from mcil.data.records import MEDIA
-from mcil.data.workers import map_in_order
+from mcil.data.workers import check_jobs, map_in_order
 from mcil.errors import MediaError
 from mcil.files import sha256
 from mcil.media import Clip
@@ -75,6 +75,7 @@ def check_manifest(path: Path, jobs: int | None = None) -> CheckReport:
     Raises:
         McilError: the manifest itself cannot be read.
     """
+    check_jobs(jobs)
     path = Path(path)
     records = read_manifest(path)
     root = path.parent

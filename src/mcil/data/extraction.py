@@ -18,7 +18,7 @@ from mcil.data.manifest import read_manifest
 from mcil.data.progress import progress
 from mcil.data.shards import DTYPES, ArraySpec, DType, Failure
 from mcil.data.store import FeatureStore
-from mcil.data.workers import map_in_order
+from mcil.data.workers import check_jobs, map_in_order
 from mcil.data.writer import StoreWriter
 from mcil.encoders import Encoder
 from mcil.errors import McilError, MediaError
@@ -68,6 +68,7 @@ def extract(
     manifest, out = Path(manifest), Path(out)
     if batch_size < 1 or clips_per_shard < 1 or (max_failures or 0) < 0:
         raise McilError("batch_size and clips_per_shard must be at least 1, and max_failures at least 0")
+    check_jobs(jobs)
     records = read_manifest(manifest)
     used = _used_encoders(encoders, records)
     specs = {name: ArraySpec(encoder.shape, _dtype_of(encoder.shape, dtype)) for name, encoder in used.items()}
@@ -187,6 +188,14 @@ def _used_encoders(encoders: Sequence[Encoder], records: Sequence[ClipRecord]) -
         if not any(_has(record, name) for record in records):
             logger.warning("no clip has %s files; the store will have no %s features", name, name)
             del used[name]
+        elif lacking := [record.id for record in records if not _has(record, name)]:
+            logger.warning(
+                "%d of %d clips have no %s (first: '%s'); say with 'missing' of a run whether to drop them",
+                len(lacking),
+                len(records),
+                name,
+                lacking[0],
+            )
     if not used:
         raise McilError("none of these encoders reads what the clips have; choose another one")
     return used

@@ -79,7 +79,7 @@ def read_table(path: Path) -> pl.DataFrame:
                 raise McilError(f"{path}: a table of clips is a .csv or .parquet file")
     except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise McilError(f"{path}: cannot be read as a table ({reason})") from error
+        raise McilError(f"{path}: cannot be read as a table ({reason}); mend or replace it") from error
     if frame.is_empty():
         raise McilError(f"{path}: this table has no rows")
     return frame

@@ -60,8 +60,8 @@ class Scenario:
         for name in _NEEDS[modality]:
             if name not in store.shapes:
                 has = ", ".join(sorted(store.shapes))
-                raise McilError(f"{store.path}: no {name} features in this store, only {has}; choose that modality")
-        self.class_names = _order_of(sorted(set(store.labels)), order, seed)
+                raise McilError(f"{store.path}: no {name} features in this store, only {has}; set modality to '{has}'")
+        self.class_names = _order_of(store, order, seed)
         ids = {name: number for number, name in enumerate(self.class_names)}
         self._ids: Rows = np.array([ids[label] for label in store.labels], dtype=np.int64)
         usable = _usable_rows(store, modality, missing)
@@ -103,9 +103,12 @@ class Scenario:
                 )
 
 
-def _order_of(names: list[str], order: Sequence[str] | None, seed: int | None) -> tuple[str, ...]:
+def _order_of(store: FeatureStore, order: Sequence[str] | None, seed: int | None) -> tuple[str, ...]:
+    names = sorted(set(store.labels))
     if len(names) < 2:
-        raise McilError(f"a scenario needs at least 2 classes; this store has {len(names)}")
+        raise McilError(
+            f"{store.path}: a scenario needs at least 2 classes; this store has {len(names)}; add clips of another"
+        )
     if order is None:
         if seed is None:
             return tuple(names)

@@ -29,6 +29,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def check_jobs(jobs: int | None) -> None:
+    """Refuse a number of processes that nothing can be done with.
+
+    Raises:
+        McilError: it is below 1; None, which means all cores, is not.
+    """
+    if jobs is not None and jobs < 1:
+        raise McilError(f"jobs must be 1 or more, but it is {jobs}")
+
+
 def map_in_order(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> Generator[R]:
     """Yield ``function(item)`` for every item, in order, computed by ``jobs`` processes (all cores by default).
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
 from mcil.encoders.base import ENCODERS, Encoder
 from mcil.errors import McilError, did_you_mean
+from mcil.registry import checked_option
 
 
 def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> list[Encoder]:
@@ -20,9 +21,10 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
             commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML.
 
     Raises:
-        McilError: an encoder or option is unknown (the nearest name is offered), or two read the same modality.
+        McilError: an encoder or option is unknown (the nearest name is offered), a value has the wrong type, or two
+            read the same modality.
     """
-    named = _parse(wanted) if isinstance(wanted, str) else wanted
+    named = _parse(wanted)
     encoders = [encoder for name, options in named.items() for encoder in _create(name, options or {})]
     for modality in ("audio", "visual"):
         same = [encoder.name for encoder in encoders if encoder.modality == modality]
@@ -31,18 +33,20 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
     return encoders
 
 
-def _parse(text: str) -> Mapping[str, Mapping[str, Any] | None]:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
+def _parse(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> Mapping[str, Mapping[str, Any] | None]:
+    value: Any = wanted
+    if isinstance(wanted, str):
+        try:
+            value = yaml.safe_load(wanted)
+        except yaml.YAMLError:
+            value = None
     if isinstance(value, str):
         value = {name.strip(): {} for name in value.split(",")}
-    if not isinstance(value, dict) or not all(
-        options is None or isinstance(options, dict) for options in value.values()
+    if not isinstance(value, Mapping) or not all(
+        options is None or isinstance(options, Mapping) for options in value.values()
     ):
         raise McilError(
-            f"cannot read the encoders '{text}'; write names with commas between them, or a YAML mapping such as "
+            f"cannot read the encoders '{wanted}'; write names with commas between them, or a YAML mapping such as "
             "'{videomae: {weights: FOLDER}, audiomae: {}}'"
         )
     return value
@@ -51,8 +55,11 @@ def _parse(text: str) -> Mapping[str, Mapping[str, Any] | None]:
 def _create(name: str, options: Mapping[str, Any]) -> list[Encoder]:
     factory = ENCODERS[name]
     known = list(inspect.signature(factory).parameters)
-    for option in options:
+    types = get_type_hints(factory)
+    values = {}
+    for option, value in options.items():
         if option not in known:
             has = f"It has: {', '.join(known)}" if known else "It has no options"
             raise McilError(f"encoder '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
-    return factory(**options)
+        values[option] = checked_option(f"encoder '{name}': option '{option}'", value, types[option])
+    return factory(**values)

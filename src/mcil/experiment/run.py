@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcil.data.scenario import Missing
+from mcil.data.workers import check_jobs
 from mcil.errors import McilError
 from mcil.experiment.folder import RunFolder
 from mcil.experiment.processes import run_in_processes
@@ -107,6 +108,8 @@ def read_seeds(seeds: int | Sequence[int] | str) -> list[int]:
         numbers = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in parts]
     else:
         numbers = list(seeds)
+    if any(number < 0 for number in numbers):
+        raise McilError(f"the seeds {seeds} must be 0 or more")
     if not numbers or len(set(numbers)) < len(numbers):
         raise McilError(f"the seeds {seeds} must be at least one, and each only once")
     return numbers
@@ -114,8 +117,7 @@ def read_seeds(seeds: int | Sequence[int] | str) -> list[int]:
 
 def run_all(experiments: Sequence[Experiment], out: Path, jobs: int = 1) -> list[Run]:
     """Run each experiment in a folder of its own under ``out``, ``jobs`` at a time; see :func:`run`."""
-    if jobs < 1:
-        raise McilError(f"jobs must be 1 or more, but it is {jobs}")
+    check_jobs(jobs)
     for experiment in experiments:  # say what is wrong before anything is computed
         experiment.check()
     folders = [RunFolder(out / experiment.name) for experiment in experiments]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from mcil.errors import McilError, did_you_mean
 from mcil.memory import random_selection
 from mcil.models import AudioVisualNet
-from mcil.registry import Registry
+from mcil.registry import Registry, checked_option
 from mcil.types import Batch, Modality, Step
 
 METHODS: Registry[type[Method]] = Registry("method", "mcil.methods")
@@ -71,19 +71,5 @@ def create_method(name: str, options: Mapping[str, Any] | None = None) -> Method
         if option not in known:
             has = f"It has: {', '.join(known)}" if known else "It has no options"
             raise McilError(f"method '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
-        values[option] = _checked(f"method '{name}': option '{option}'", value, types[option])
+        values[option] = checked_option(f"method '{name}': option '{option}'", value, types[option])
     return kind(**values)
-
-
-def _checked(what: str, value: Any, expected: Any) -> Any:
-    """Return ``value`` if it is of the ``expected`` type (a class or Literal); an int may stand for a float."""
-    choices = get_args(expected)
-    if choices:
-        if value not in choices:
-            raise McilError(f"{what} must be one of {', '.join(map(repr, choices))}, but it is {value!r}")
-        return value
-    if expected is float and type(value) is int:
-        return float(value)
-    if type(value) is not expected:
-        raise McilError(f"{what} must be of type {expected.__name__}, but it is {value!r}")
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
@@ -9,6 +10,9 @@ from lightning_fabric import Fabric
 
 from mcil.errors import McilError
 from mcil.training.options import TrainingOptions
+
+# It tells of every device and precision that is chosen; what a user chose, the run's result says.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 _PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Literal, get_type_hints
 
 from mcil.errors import McilError
+from mcil.registry import checked_option
 
 Protocol = Literal["strict", "published", "last"]
 Precision = Literal["float32", "bfloat16"]
@@ -44,14 +45,12 @@ class TrainingOptions:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
+        for field in fields(self):
+            checked_option(f"training: {field.name}", getattr(self, field.name), types[field.name])
         for name in ("epochs", "batch_size", "exemplar_batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise McilError(f"training: {name} must be 1 or more, but it is {getattr(self, name)}")
         for name in ("learning_rate", "weight_decay", "clip_gradient", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise McilError(f"training: {name} must be 0 or more, but it is {getattr(self, name)}")
-        for name, choices in (("protocol", get_args(Protocol)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                raise McilError(
-                    f"training: {name} must be one of {', '.join(choices)}, but it is {getattr(self, name)!r}"
-                )

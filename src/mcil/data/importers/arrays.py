@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
@@ -50,7 +51,10 @@ def import_arrays(
     """
     wanted = {"audio": audio, "visual": visual, "class_names": class_names, "ids": ids}
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, NpzFile):
+            raise McilError(f"{file}: holds one array without a name; save the arrays with np.savez instead")
+        with loaded as archive:
             held = archive.files
             for role, key in {**wanted, "labels": labels, "split": split}.items():
                 # A default name may be missing; a name that was asked for may not.
@@ -62,8 +66,11 @@ def import_arrays(
             codes, parts = archive[labels], archive[split]
     except FileNotFoundError:
         raise McilError(f"{file}: no such file; check the path") from None
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise McilError(f"{file}: cannot be read as a NumPy archive (.npz) without pickles: {error}") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise McilError(
+            f"{file}: cannot be read as a NumPy archive (.npz) without pickles ({error}); "
+            "save plain arrays with np.savez"
+        ) from error
     store = FeatureStore.write(
         out,
         labels=_decode(file, "labels", codes, found.get("class_names")),

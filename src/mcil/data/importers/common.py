@@ -21,17 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 def with_own_sound(records: Sequence[ClipRecord], root: Path) -> list[ClipRecord]:
-    """Name each video that has sound in ``audio`` too, where nothing stands there.
+    """Name each video that has sound in ``audio`` too, where nothing stands there; say which have no sound.
 
-    A video that cannot be opened is named there as well, so that checking and extraction report it.
+    A file with sound but without picture is named in ``audio`` only. One that cannot be opened is named in both, so
+    that checking and extraction report it.
     """
     videos = [record for record in records if record.video is not None and record.audio is None]
-    sound = {}
+    found = {}
     with ThreadPoolExecutor(cores()) as pool, progress("looking for sound", len(videos)) as advance:
-        for record, has in zip(videos, pool.map(lambda r: _may_have_sound(root / str(r.video)), videos), strict=True):
-            sound[record.id] = has
+        for record, has in zip(videos, pool.map(lambda r: _may_have(root / str(r.video)), videos), strict=True):
+            found[record.id] = has
             advance()
-    return [replace(record, audio=record.video) if sound.get(record.id) else record for record in records]
+    for lacking, medium in ((0, "picture"), (1, "sound")):
+        without = [str(record.video) for record in videos if not found[record.id][lacking]]
+        if without:
+            logger.warning("%d of %d videos have no %s (first: %s)", len(without), len(videos), medium, without[0])
+    return [_heard(record, *found[record.id]) if record.id in found else record for record in records]
 
 
 def with_splits(records: Sequence[ClipRecord], fractions: tuple[float, float, float], seed: int) -> list[ClipRecord]:
@@ -59,8 +64,14 @@ def path_from(folder: Path, file: Path) -> str:
     return str(file.relative_to(folder) if file.is_relative_to(folder) else file)
 
 
-def _may_have_sound(path: Path) -> bool:
+def _may_have(path: Path) -> tuple[bool, bool]:
+    """Whether the video at ``path`` has a picture, and whether it has sound."""
     try:
-        return probe(path).audio
+        info = probe(path)
     except MediaError:
-        return True
+        return True, True
+    return info.video, info.audio
+
+
+def _heard(record: ClipRecord, picture: bool, sound: bool) -> ClipRecord:
+    return replace(record, video=record.video if picture else None, audio=record.video if sound else None)

@@ -18,7 +18,7 @@ from mcil.data.manifest import write_manifest
 from mcil.data.synthetic.picture import render
 from mcil.data.synthetic.sound import RATE, synthesise
 from mcil.data.synthetic.table import MadeClass, class_table
-from mcil.data.workers import map_in_order
+from mcil.data.workers import check_jobs, map_in_order
 from mcil.errors import McilError
 from mcil.files import atomic_path, explain_write_errors, read_json, write_json
 from mcil.types import ClipRecord, Split
@@ -57,7 +57,7 @@ def make(
 
     Args:
         out: the folder to write into; it must be new, empty or left by an earlier run.
-        classes: 3 to 36; see :mod:`mcil.data.synthetic.table`.
+        classes: 3 to 36, of which some share their sound and some their look.
         clips: clips of each class, at least 4.
         seed: two seeds give two different sets of clips.
         seconds: length of each clip, at least 0.5.
@@ -94,8 +94,7 @@ def make(
 
 def _check(settings: _Settings, jobs: int | None) -> None:
     """Refuse settings that no clip can be made with."""
-    if jobs is not None and jobs < 1:
-        raise McilError(f"cannot work in {jobs} processes; choose 1 or more for jobs")
+    check_jobs(jobs)
     if settings.clips < 4:
         raise McilError(f"cannot make {settings.clips} clips a class; choose at least 4, to fill three splits")
     if settings.seed < 0:

@@ -1,11 +1,14 @@
-"""Entry point: the tree of commands, what is said when one is done, and how errors end."""
+"""The way through a command: its messages, what is said when it is done, and how errors end."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from jsonargparse import auto_cli
 
@@ -16,14 +19,15 @@ from mcil.errors import McilError
 INTERRUPTED = 130
 
 
-def main(args: Sequence[str] | None = None) -> None:
+def run_command(args: Sequence[str] | None = None) -> None:
     """Run the command that ``args`` (the process's own by default) names.
 
     Exit codes: 0 done; 2 something the user can mend, said in one line; 130 interrupted.
     """
     given = list(sys.argv[1:] if args is None else args)
     try:
-        tell(auto_cli(COMMANDS, args=_listed(given), prog="mcil", parser_class=Parser))
+        with _messages_on_stderr():
+            tell(auto_cli(COMMANDS, args=_listed(given), prog="mcil", parser_class=Parser))
     except McilError as error:
         fail(str(error))
     except BrokenPipeError:
@@ -32,6 +36,23 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("mcil: stopped; what is done is kept. Run the same command again to go on.\n")
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show what mcil logs as plain lines, and no warnings of the libraries below it (unless ``python -W`` asks)."""
+    logger, handler = logging.getLogger("mcil"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _listed(args: list[str]) -> list[str]:
