@@ -153,7 +153,7 @@ def spreads(found: Sequence[dict[str, Any]], keys: Sequence[str]) -> pl.DataFram
                 row: dict[str, Any] = {"modality": modality, "method": method, "seeds": len(runs)}
                 for key in keys:
                     spread = mean_and_spread(run[key] for run in runs)
-                    row |= {key: round(spread.mean, 2), f"{key}_std": round(spread.deviation, 2)}
+                    row |= {key: round(spread.mean, 4), f"{key}_std": round(spread.deviation, 4)}
                 rows.append(row)
     return pl.DataFrame(rows)
 

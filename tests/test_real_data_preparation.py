@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks import real_data, real_data_sets
 from mcil.data.store import FeatureStore
 
+COMMITTED = Path(__file__).parent.parent / "results" / "real-data"
 NAMES = np.array(["pig", "dog", "cow", "hen"])
 ORDER = np.array([[2, 0, 3, 1], [0, 1, 2, 3]])
 ORDERED = ["cow", "pig", "hen", "dog"]
@@ -260,3 +261,30 @@ def test_collected_tables_hold_mean_and_deviation_over_seeds(finished: list[Path
     written = (results / "tables.md").read_text()
     assert written.count("| audio | av-cil |") == 2
     assert "±" in written
+
+
+def test_every_row_of_the_page_is_one_of_a_collected_table() -> None:
+    tables = {
+        folder.name: (folder / "tables.md").read_text().splitlines()
+        for folder in COMMITTED.iterdir()
+        if folder.is_dir()
+    }
+    assert sorted(tables) == sorted(real_data_sets.REAL_DATA)
+    page = (COMMITTED.parent.parent / "docs" / "real-data.md").read_text().splitlines()
+    rows = [line for line in page if "±" in line and line.startswith("|")]
+    assert len(rows) > 40
+    for row in rows:
+        name, _, rest = row.removeprefix("| ").partition(" | ")
+        if name in tables:  # a table of several sets
+            assert f"| {rest}" in tables[name], row
+        else:
+            assert any(row in lines for lines in tables.values()), row
+
+
+def test_committed_results_are_complete_and_name_no_folder() -> None:
+    for name, data in real_data_sets.REAL_DATA.items():
+        results = sorted((COMMITTED / name / "runs").glob("*/result.json"))
+        assert len(results) == len(data.modalities) * len(real_data.METHODS) * len(real_data.SEEDS)
+        for file in results:
+            assert json.loads(file.read_text())["data"]["store"] == name
+            assert f"store: {name}\n" in (file.parent / "config.yaml").read_text()
