@@ -79,7 +79,9 @@ def parses(call: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     assert len(example.splitlines()) <= 12
-    tiny.make_store(tmp_path / "demo" / "store")
+    (store,) = re.findall(r'FeatureStore\("demo/(.*?)"\)', example)
+    assert f'"{store}"' in inspect.getsource(sys.modules["mcil.demo"])
+    tiny.make_store(tmp_path / "demo" / store)
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
@@ -159,6 +161,33 @@ def test_the_demo_table_is_that_of_the_kept_results() -> None:
         keys = ("mean_accuracy", "average_forgetting", "last_accuracy")
         kept = [(row["method"], *(f"{row[key]:.1f} ± {row[f'{key}_std']:.1f}" for key in keys)) for row in rows]
         assert shown == [f"| {' | '.join(cells)} |" for cells in kept]
+
+
+def test_the_real_data_table_is_that_of_the_kept_results() -> None:
+    rows = README.partition("<!-- real data: begin -->\n")[2].partition("<!-- real data: end -->")[0].splitlines()[2:]
+    for row in rows:
+        (name,) = re.findall(r"\[`(.*?)`\]", row)
+        kept = pl.read_csv(ROOT / "results" / "real-data" / name / "results.csv")
+        kept = kept.filter(pl.col("modality") == ("audio" if "| sound |" in row else "audio-visual"))
+        assert kept["method"].to_list() == ["fine-tuning", "av-cil", "oracle"]
+        assert set(kept["seeds"]) == {3}
+        cells = [f"{m:.1f} ± {s:.1f}" for m, s in kept.select("mean_accuracy", "mean_accuracy_std").iter_rows()]
+        assert f"| {' | '.join(cells)} |" in row
+
+
+def test_the_shares_of_new_and_old_classes_are_those_of_the_kept_results() -> None:
+    page = (ROOT / "docs" / "av-cil.md").read_text()
+    rows = page.partition("<!-- new and old: begin -->\n")[2].partition("<!-- new and old: end -->")[0].splitlines()[2:]
+    for row in rows:
+        (name,) = re.findall(r"`(.*?)`", row)
+        kept = pl.read_csv(ROOT / "results" / "real-data" / name / "new-and-old.csv")
+        kept = kept.filter(pl.col("modality") == "audio-visual", pl.col("method").is_in(["av-cil", "oracle"]))
+        cells = [
+            f"{share[key]:.1f} ± {share[f'{key}_std']:.1f}"
+            for key in ("new", "new_as_old")
+            for share in kept.sort("method").iter_rows(named=True)
+        ]
+        assert row.endswith(f"| {' | '.join(cells)} |")
 
 
 def test_the_readme_leads_to_every_page() -> None:
