@@ -20,7 +20,7 @@ demo: $(READY)
 	$(BIN)/mcil demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --cov
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ def test_made_clips_need_ear_and_eye(tmp_path: Path) -> None:
         visual=features["visual"],
     )
     accuracy = probe(store)
-    assert 25 < accuracy["audio"] < 70
+    # Half of the classes share their sound with another one, so that a perfect ear gets 75 % on average.
+    assert 40 < accuracy["audio"] < 85
     assert 15 < accuracy["visual"] < 70
-    assert accuracy["both"] > max(accuracy["audio"], accuracy["visual"]) + 20, accuracy
+    assert accuracy["both"] > max(accuracy["audio"], accuracy["visual"]) + 8, accuracy

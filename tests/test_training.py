@@ -159,8 +159,8 @@ def test_bfloat16_learns_about_the_same() -> None:
         ({"batch_size": -1}, "batch_size must be 1 or more"),
         ({"learning_rate": math.nan}, "learning_rate must be 0 or more, but it is nan"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds must be 0 or more"),
-        ({"protocol": "best"}, "protocol must be one of strict, published, last, but it is 'best'"),
-        ({"precision": "float8"}, "precision must be one of float32, bfloat16"),
+        ({"protocol": "best"}, "protocol must be one of 'strict', 'published', 'last', but it is 'best'"),
+        ({"precision": "float8"}, "precision must be one of 'float32', 'bfloat16'"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(changes: dict[str, Any], message: str) -> None:

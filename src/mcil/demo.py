@@ -52,7 +52,7 @@ def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 40, jobs: int 
     console.rule("1 of 4: make clips (real video files)")
     manifest = synthetic.make(out / "data", clips=clips)
     console.rule("2 of 4: encode them")
-    store = extract(manifest, out / "store", create_encoders({"builtin": {"frames": FRAMES}}))
+    store = extract(manifest, out / "made-clips", create_encoders({"builtin": {"frames": FRAMES}}))
     console.print(describe_probe(store))
     console.rule("3 of 4: learn 12 classes in 4 tasks")
     runs = run_all(experiments, out / "runs", jobs)
