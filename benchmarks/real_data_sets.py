@@ -140,7 +140,7 @@ def from_files(table: Sequence[dict[str, str]], store: Path, work: Path, encoder
     """Write ``table`` as CSV and type ``mcil``'s commands: import, check (which ends at an error), extract."""
     source, manifest = work / "clips.csv", work / "manifest.csv"
     write_text(source, pl.DataFrame(table).write_csv())
-    mcil(["data", "import", "table", str(source), str(manifest)])
+    mcil(["data", "import", "table", str(source), "--out", str(manifest)])
     mcil(["data", "check", str(manifest)])
     mcil(["extract", str(manifest), "--out", str(store), "--encoders", encoders])
 

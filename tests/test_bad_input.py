@@ -76,14 +76,14 @@ def clips(good_clips: Path, folder: Path) -> Path:
 
 def imported() -> str:
     """Import ``clips`` and return what was said about it."""
-    said = call("data import folder clips clips.csv --fractions [0.5,0.25,0.25]")
+    said = call("data import folder clips --out clips.csv --fractions [0.5,0.25,0.25]")
     assert said.code == 0, said
     return said.err
 
 
 def test_an_empty_folder() -> None:
     Path("empty").mkdir()
-    assert "empty: no video, audio or image files in class folders" in refusal("data import folder empty out.csv")
+    assert "empty: no video, audio or image files in class folders" in refusal("data import folder empty --out out.csv")
 
 
 def spoil_text(path: Path) -> None:
@@ -167,7 +167,9 @@ def test_one_class(clips: Path) -> None:
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("splt", "split"), ("lable", "label"), ("vidoe", "video"), ("idd", "id")])
-@pytest.mark.parametrize("command", ["data check m.csv", "extract m.csv --out s", "data import table m.csv out.csv"])
+@pytest.mark.parametrize(
+    "command", ["data check m.csv", "extract m.csv --out s", "data import table m.csv --out out.csv"]
+)
 def test_a_manifest_with_a_wrong_column(wrong: str, right: str, command: str) -> None:
     Path("m.csv").write_text("id,label,split,video\n1,a,train,1.mp4\n".replace(right, wrong, 1))
     assert f"m.csv: unknown column '{wrong}'. Did you mean '{right}'?" in refusal(command)
@@ -348,7 +350,7 @@ def test_a_configuration_that_does_not_exist() -> None:
         ("data make made --jobs 0", "jobs must be 1 or more"),
         ("data make made --classes 99", "choose 3 to 36"),
         ("data make store", "store: holds other files"),
-        ("data import folder store out.csv --source '('", "is no regular expression"),
+        ("data import folder store --out out.csv --source '('", "is no regular expression"),
         ("demo --jobs 0", "jobs must be 1 or more"),
         ("demo --epochs 0", "epochs must be 1 or more"),
         ("report", "required: runs. See: mcil report --help"),
@@ -368,7 +370,7 @@ def test_where_nothing_can_be_written(store: Path, clips: Path, place: str) -> N
     imported()
     np.savez("a.npz", audio=np.zeros((4, 3)), y=np.array([0, 0, 1, 1]), split=np.array([0, 2, 0, 2]))
     lines = [f"run store 3 --out {place}", f"extract clips.csv --out {place} {ENCODERS}", f"data make {place}"]
-    lines += [f"data import arrays a.npz {place}", f"data import folder clips {place}/m.csv"]
+    lines += [f"data import arrays a.npz --out {place}", f"data import folder clips --out {place}/m.csv"]
     for line in lines:
         assert f"cannot write {place}" in refusal(line), line
 
@@ -381,15 +383,17 @@ def test_a_report_where_nothing_can_be_written(store: Path) -> None:
 def test_arrays_that_do_not_fit() -> None:
     whole = {"audio": np.zeros((4, 3)), "y": np.array([0, 0, 1, 1]), "split": np.array([0, 2, 0, 2])}
     np.savez("a.npz", **whole | {"audio": np.array([{"a": 1}] * 4, dtype=object)})
-    assert "a.npz: cannot be read as a NumPy archive (.npz) without pickles" in refusal("data import arrays a.npz s")
+    assert "a.npz: cannot be read as a NumPy archive (.npz) without pickles" in refusal(
+        "data import arrays a.npz --out s"
+    )
     np.savez("b.npz", audio=whole["audio"], y=whole["y"], splt=whole["split"])
-    assert "b.npz: no array 'split' for split. Did you mean 'splt'?" in refusal("data import arrays b.npz s")
+    assert "b.npz: no array 'split' for split. Did you mean 'splt'?" in refusal("data import arrays b.npz --out s")
     np.savez("c.npz", **whole | {"split": np.full(4, 7)})
-    assert "split has the number 7, but there are 3 names for it" in refusal("data import arrays c.npz s")
+    assert "split has the number 7, but there are 3 names for it" in refusal("data import arrays c.npz --out s")
     np.save("d.npy", np.zeros(3))
-    assert "d.npy: holds one array without a name" in refusal("data import arrays d.npy s")
+    assert "d.npy: holds one array without a name" in refusal("data import arrays d.npy --out s")
     Path("e.npz").write_bytes(Path("a.npz").read_bytes()[:100])
-    assert "e.npz: cannot be read as a NumPy archive" in refusal("data import arrays e.npz s")
+    assert "e.npz: cannot be read as a NumPy archive" in refusal("data import arrays e.npz --out s")
 
 
 def test_a_store_of_another_version(store: Path) -> None:

@@ -113,12 +113,12 @@ def test_help_names_every_argument(command: str, words: list[str]) -> None:
 
 def test_what_mcil_logs_is_shown_plainly_and_once(store: Path) -> None:
     for _ in range(2):
-        said = call("data import folder nowhere out.csv")
+        said = call("data import folder nowhere --out out.csv")
         assert said.err.count("\n") == 1
     for name in ("dog/1.wav", "cat/1.wav", "cat/notes.txt"):
         (path := Path("clips") / name).parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    said = call("data import folder clips out.csv")
+    said = call("data import folder clips --out out.csv")
     assert said.code == 0
     assert said.err.splitlines() == [
         "clips: files left out: 1 .txt",
@@ -148,3 +148,9 @@ def test_the_module_is_the_command_and_workers_load_no_command(store: Path) -> N
     assert done.stderr.count("\n") == 1
     check = "import sys, mcil.__main__; sys.exit('torch' in sys.modules or 'jsonargparse' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0
+
+
+def test_options_may_be_written_with_dashes() -> None:
+    said = call("extract m.csv --max-failures 3 --out=some-where --print_config")
+    printed = yaml.safe_load(said.out)
+    assert (printed["max_failures"], printed["out"]) == (3, "some-where")

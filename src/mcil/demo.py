@@ -47,13 +47,14 @@ def demo(out: Path = Path("demo"), clips: int = 40, epochs: int = 40, jobs: int 
         McilError: ``out`` holds something else or cannot be written to.
     """
     check_jobs(jobs)
-    experiments = demo_experiments(out / "store", epochs)
+    store = out / "made-clips"
+    experiments = demo_experiments(store, epochs)
     console = Console(stderr=True)
     console.rule("1 of 4: make clips (real video files)")
     manifest = synthetic.make(out / "data", clips=clips)
     console.rule("2 of 4: encode them")
-    store = extract(manifest, out / "made-clips", create_encoders({"builtin": {"frames": FRAMES}}))
-    console.print(describe_probe(store))
+    encoders = create_encoders({"builtin": {"frames": FRAMES}})
+    console.print(describe_probe(extract(manifest, store, encoders)))
     console.rule("3 of 4: learn 12 classes in 4 tasks")
     runs = run_all(experiments, out / "runs", jobs)
     console.rule("4 of 4: report")

@@ -24,7 +24,7 @@ def run_command(args: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done; 2 something the user can mend, said in one line; 130 interrupted.
     """
-    given = list(sys.argv[1:] if args is None else args)
+    given = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
     try:
         with _messages_on_stderr():
             tell(auto_cli(COMMANDS, args=_listed(given), prog="mcil", parser_class=Parser))
@@ -53,6 +53,14 @@ def _messages_on_stderr() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
+
+
+def _underscored(arg: str) -> str:
+    """Let ``--max-failures`` be written for ``--max_failures``; values stay as they are."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def _listed(args: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from mcil.data.scenario import Missing, Scenario
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError
 from mcil.learner import Learner
+from mcil.methods import create_method
 from mcil.models.inputs import Normalize
 from mcil.training import TrainingOptions
 from mcil.training.device import make_fabric
@@ -81,6 +82,7 @@ class Experiment:
         """Return everything that was chosen, as plain values, and the checksum of the data."""
         values = asdict(replace(self, _opened={}))
         del values["_opened"]
+        values["options"] = asdict(create_method(self.method, self.options))  # those left at their defaults too
         plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
         return plain | {"data_checksum": self.open_store().checksum}
 

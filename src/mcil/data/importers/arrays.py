@@ -21,7 +21,7 @@ _OPTIONAL = {"audio": "audio", "visual": "visual", "class_names": "class_names",
 @IMPORTERS.register("arrays")
 def import_arrays(
     file: Path,
-    out: Path,
+    out: Path = Path("store"),
     audio: str = "audio",
     visual: str = "visual",
     labels: str = "y",

@@ -27,7 +27,7 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 @IMPORTERS.register("folder")
 def import_folder(
     root: Path,
-    out: Path,
+    out: Path = Path("manifest.csv"),
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     source: str | None = None,

@@ -13,7 +13,9 @@ from mcil.types import ClipRecord
 
 
 @IMPORTERS.register("table")
-def import_table(file: Path, out: Path, seed: int = 0, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)) -> Path:
+def import_table(
+    file: Path, out: Path = Path("manifest.csv"), seed: int = 0, fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+) -> Path:
     """Write a manifest of the clips in a ``.csv`` or ``.parquet`` table.
 
     The columns are those of a manifest. ``label`` and at least one of ``video``, ``audio`` and ``image`` are needed;
