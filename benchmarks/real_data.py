@@ -7,20 +7,19 @@ also collects what is small and holds no data: results, settings and tables.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
+from benchmarks.collect import copy_runs
 from benchmarks.real_data_sets import REAL_DATA, Prepared, RealData
 from mcil import metrics, report
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.experiment import Experiment, run_all
-from mcil.files import read_json, write_json, write_text
+from mcil.files import write_text
 from mcil.metrics import mean_and_spread
 from mcil.training import TrainingOptions
 
@@ -101,15 +100,10 @@ def collect(runs: Sequence[Path], results: Path) -> None:
     ``results`` gets ``runs/<run>/result.json`` and ``config.yaml``, ``results.csv`` (mean and sample standard deviation
     over seeds of every headline figure), ``new-and-old.csv`` (see :func:`new_and_old`) and ``tables.md`` of the two.
     """
-    found: list[dict[str, Any]] = []
-    shutil.rmtree(results / "runs", ignore_errors=True)  # of other settings
-    for folder in runs:
-        result = read_json(folder / "result.json", "result of a run")
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        result["data"]["store"] = config["store"] = Path(config["store"]).name
-        write_json(results / "runs" / folder.name / "result.json", result)
-        write_text(results / "runs" / folder.name / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        found.append(result | new_and_old(pl.read_parquet(folder / "predictions.parquet"), result))
+    found = [
+        result | new_and_old(pl.read_parquet(folder / "predictions.parquet"), result)
+        for folder, result in zip(runs, copy_runs(runs, results), strict=True)
+    ]
     headline, shares = spreads(found, metrics.SCALARS), spreads(found, tuple(NEW_AND_OLD))
     write_text(results / "results.csv", headline.write_csv())
     write_text(results / "new-and-old.csv", shares.write_csv())

@@ -16,7 +16,8 @@ def print_results(data: DataSet, console: Console) -> None:
     table = tables.results(data)
     title = f"{data.name}: {sum(data.task_sizes)} classes in {len(data.task_sizes)} tasks"
     grid = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
-    grid.add_column(table.columns[0], overflow="fold")
+    longest_word = max(len(word) for row in table.rows for word in row[0].text.split())
+    grid.add_column(table.columns[0], overflow="fold", min_width=min(longest_word, 20))
     for column in table.columns[1:]:
         grid.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for row in table.rows:

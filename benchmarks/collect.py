@@ -1,0 +1,26 @@
+"""What of finished runs is kept in the project: small, and without paths of the machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mcil.files import read_json, write_json, write_text
+
+
+def copy_runs(runs: Sequence[Path], results: Path) -> list[dict[str, Any]]:
+    """Copy result and settings of each run to ``results/runs/<run>``, in place of what is there; return the results."""
+    shutil.rmtree(results / "runs", ignore_errors=True)
+    found: list[dict[str, Any]] = []
+    for folder in runs:
+        result = read_json(folder / "result.json", "result of a run")
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        result["data"]["store"] = config["store"] = Path(config["store"]).name
+        write_json(results / "runs" / folder.name / "result.json", result)
+        write_text(results / "runs" / folder.name / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        found.append(result)
+    return found
