@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,3 +120,18 @@ def test_clips_that_lack_a_modality(partial: FeatureStore) -> None:
     assert [len(task.train) for task in Scenario(partial, 2, missing="drop").tasks] == [2, 2]
     assert [len(task.train) for task in Scenario(partial, 2, missing="zeros").tasks] == [3, 3]
     assert [len(task.train) for task in Scenario(partial, 2, modality="audio").tasks] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"modality": "audiovisual"}, "modality must be one of audio, visual, audio-visual, not 'audiovisual'"),
+        ({"missing": "skip"}, "missing must be one of error, drop, zeros, not 'skip'"),
+    ],
+)
+def test_unknown_wishes_are_refused(tmp_path: Path, wish: dict[str, Any], said: str) -> None:
+    store = FeatureStore.write(
+        tmp_path / "store", labels=list("aabb"), splits=["train", "test"] * 2, audio=np.zeros((4, 3))
+    )
+    with pytest.raises(McilError, match=re.escape(said)):
+        Scenario(store, 2, **wish)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,9 @@ class Scenario:
         Raises:
             McilError: the store and these wishes do not fit.
         """
+        for what, value, known in (("modality", modality, list(_NEEDS)), ("missing", missing, get_args(Missing))):
+            if value not in known:
+                raise McilError(f"{what} must be one of {', '.join(known)}, not '{value}'.{did_you_mean(value, known)}")
         self.store = store
         self.modality = modality
         for name in _NEEDS[modality]:

@@ -107,7 +107,7 @@ def read_seeds(seeds: int | Sequence[int] | str) -> list[int]:
             raise McilError(f"cannot read the seeds '{seeds}'; write a number, a list such as 0,1,2 or a range 0..4")
         numbers = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in parts]
     else:
-        numbers = list(seeds)
+        numbers = [int(seed) for seed in seeds]
     if any(number < 0 for number in numbers):
         raise McilError(f"the seeds {seeds} must be 0 or more")
     if not numbers or len(set(numbers)) < len(numbers):
