@@ -71,6 +71,8 @@ def _begin(threads: int, told: Queue[Event], stop: Flag) -> None:
     """Prepare a worker process."""
     global _told, _stop
     _told, _stop = told, stop
+    # Else a worker could not end while events that nobody reads any more fill the pipe.
+    told.cancel_join_thread()
     torch.set_num_threads(threads)
     # Ctrl-C reaches all processes of a terminal: training listens for it, and a worker that waits says nothing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
