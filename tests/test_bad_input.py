@@ -231,10 +231,7 @@ def test_a_damaged_store(store: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    said = call(f"run store 3 --out runs {TRAINING}")
-    assert said.code == 2
-    assert said.err.count("\n") == 1
-    assert "00000.safetensors" in said.err
+    assert "00000.safetensors" in refusal(f"run store 3 --out runs {TRAINING}")
     os.truncate(shard, 100)
     assert "00000.safetensors" in refusal("run store 3 --out other")
 

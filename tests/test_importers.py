@@ -226,3 +226,14 @@ def test_splits_keep_sources_together_and_every_class_trainable(clips: list[tupl
             assert count == 1 or have["test"] >= 1
             for split, fraction in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
                 assert abs(have[split] - fraction * count) <= 1
+
+
+def test_a_class_folder_without_media_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a/1.wav", "a/2.wav", "b/deep/3.wav", "notes/readme.txt", ".hidden/x"):
+        file = tmp_path / "clips" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    (tmp_path / "clips" / "empty").mkdir()
+    import_folder(tmp_path / "clips", tmp_path / "m.csv")
+    said = [record.getMessage() for record in caplog.records if "no media files in class folder" in record.getMessage()]
+    assert [line.split("'")[1] for line in said] == ["empty", "notes"]

@@ -461,3 +461,15 @@ def test_likeness_is_the_correlation_of_the_patterns(tmp_path: Path) -> None:
 def test_frame_times_follow_the_card() -> None:
     assert frame_times({}, 4, 2.0).tolist() == [0.25, 0.75, 1.25, 1.75]
     assert frame_times({"frame_fractions": [0.0, 0.5]}, 2, 3.0).tolist() == [0.0, 1.5]
+
+
+def test_what_the_spread_does_not_set_apart_from_the_best_is_bold_too(tmp_path: Path) -> None:
+    fake = Fake(tmp_path, (2, 2), clips=8, with_videos=False)
+    scores = {"close": (0.9, 0.5), "best": (0.95, 0.6), "far": (0.1, 0.1)}
+    runs = [
+        fake.run(name, seed, score, attention=False) for name, both in scores.items() for seed, score in enumerate(both)
+    ]
+    text = report.write(runs, tmp_path / "out").markdown.read_text()
+    rows = {name: next(line for line in text.splitlines() if line.startswith(f"| {name} ")) for name in scores}
+    last = {name: rows[name].split(" | ")[5].startswith("**") for name in scores}
+    assert last == {"close": True, "best": True, "far": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from mcil.data.scenario import Scenario
+from mcil.errors import McilError
 from mcil.experiment import machine
 from mcil.experiment.folder import EventLog, RunFolder
 from mcil.experiment.settings import Experiment
@@ -41,11 +43,20 @@ def run_single(experiment: Experiment, folder: RunFolder, on_event: OnEvent) -> 
     """
     scenario = experiment.scenario()
     learner = experiment.learner()
+    new = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     with folder.locked():
         if folder.result_file.exists():
             return folder.result()
         write_text(folder.path / "config.yaml", yaml.safe_dump(experiment.config(), sort_keys=False))
-        return _Run(experiment, scenario, learner, folder, on_event).finish()
+        try:
+            return _Run(experiment, scenario, learner, folder, on_event).finish()
+        except McilError:
+            if new and not (folder.path / "checkpoints").exists():  # nothing to go on from
+                shutil.rmtree(folder.path)
+                for parent in new[1:]:
+                    if not any(parent.iterdir()):
+                        parent.rmdir()
+            raise
 
 
 class _Run:

@@ -28,19 +28,34 @@ def said(spread: Spread, digits: int = 1) -> str:
     """``mean ± deviation``; the mean alone for one value, a dash for none."""
     if not spread.runs:
         return "-"
-    # Adding zero keeps a rounded mean from being shown as -0.0.
-    mean = f"{round(spread.mean, digits) + 0.0:.{digits}f}"
+    mean = _figure(spread.mean, digits)
     return mean if math.isnan(spread.deviation) else f"{mean} ± {spread.deviation:.{digits}f}"
 
 
+def _figure(value: float, digits: int = 1) -> str:
+    """Adding zero keeps a rounded number from being shown as -0.0."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def best(data: DataSet, key: str) -> list[Method]:
-    """The methods with the best mean of ``key`` as it is shown; none where pointing one out would not be fair."""
-    rivals = {method.name: method.spread(key).mean for method in data.methods if not method.upper_bound}
-    known = [round(value, 1) for value in rivals.values() if not math.isnan(value)]
+    """The method with the best mean of ``key`` and those that the spread over seeds does not set apart from it.
+
+    Apart are means, as they are shown, that differ by more than either's sample deviation. None where pointing one out
+    would not be fair, or where no method is set apart from the best.
+    """
+    rivals = {method.name: method.spread(key) for method in data.methods if not method.upper_bound}
+    known = {name: spread for name, spread in rivals.items() if spread.runs}
     if not data.fair or len(known) < 2:
         return []
-    target = min(known) if key in LOWER_IS_BETTER else max(known)
-    return [method for method in data.methods if round(rivals.get(method.name, math.nan), 1) == target]
+    sign = -1 if key in LOWER_IS_BETTER else 1
+    top = max(known.values(), key=lambda spread: sign * spread.mean)
+    winners = [name for name, spread in known.items() if _same(top, spread)]
+    return [method for method in data.methods if method.name in winners] if len(winners) < len(known) else []
+
+
+def _same(one: Spread, other: Spread) -> bool:
+    spread = max(0.0 if math.isnan(each.deviation) else each.deviation for each in (one, other))
+    return abs(round(one.mean, 1) - round(other.mean, 1)) <= spread
 
 
 def results(data: DataSet, prefix: str = "") -> Table:
@@ -73,7 +88,7 @@ def results(data: DataSet, prefix: str = "") -> Table:
         records.append(record)
     caption = "Percent; mean ± sample standard deviation over seeds."
     if any(winners.values()):
-        caption += " The best figure of each column is bold"
+        caption += " Bold: the best figure of each column and those that the spread does not set apart from it"
         caption += ", upper bounds left out." if any(m.upper_bound for m in data.methods) else "."
     return Table(
         f"{prefix}results",
@@ -93,7 +108,9 @@ def every_run(data: DataSet, prefix: str = "") -> Table:
             record = {"method": method.name, "seed": run.result["seed"], "folder": run.folder.name}
             for key in SCALARS:
                 value, (low, high) = run.result[key], run.result["intervals"][key]
-                cells.append(Cell("-" if value is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"))
+                cells.append(
+                    Cell("-" if value is None else " ".join((_figure(value), f"[{_figure(low)}, {_figure(high)}]")))
+                )
                 record |= {key: value, f"{key}_low": low, f"{key}_high": high}
             rows.append(cells)
             records.append(record)

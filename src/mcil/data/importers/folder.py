@@ -78,6 +78,11 @@ def import_folder(
         layout = "ROOT/<split>/<class>/<file>" if divided else "ROOT/<class>/<file>"
         raise McilError(f"{root}: no video, audio or image files in class folders ({layout})")
 
+    for empty in sorted(
+        _class_folders(root, depth) - {parent for folder, _ in clips for parent in (folder, *folder.parents)}
+    ):
+        logger.warning("%s: no media files in class folder '%s'; there is no such class", root, empty.relative_to(root))
+
     records = []
     for (folder, stem), files in clips.items():
         place = folder.relative_to(root)
@@ -101,6 +106,14 @@ def import_folder(
         logger.warning("%s: %d file names do not match '%s'; each is its own source", root, alone, source)
     records = with_own_sound(records, out.parent)
     return finish(out, records if divided else with_splits(records, fractions, seed))
+
+
+def _class_folders(root: Path, depth: int) -> set[Path]:
+    """Return the folders that name a class, hidden ones left out."""
+    found = root.glob("/".join("*" * (depth - 1)))
+    return {
+        path for path in found if path.is_dir() and not any(p.startswith(".") for p in path.relative_to(root).parts)
+    }
 
 
 def _compile(source: str | None) -> re.Pattern[str] | None:
