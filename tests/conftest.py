@@ -1,11 +1,15 @@
 """Settings shared by all tests."""
 
 import os
+import signal
 
 # One thread a process: results do not depend on the machine, and pytest-xdist uses the other cores.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Shells start background jobs deaf to Ctrl-C, and their children inherit it; those that are tested must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 
