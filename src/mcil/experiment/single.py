@@ -111,7 +111,8 @@ class _Run:
         self.attention.add(self.learner)
         self.folder.write_predictions(pl.concat(self.predictions))
         seconds = time.monotonic() - started - (self.told_seconds - told)
-        self._note({"event": "task", "task": task.index, "seconds": seconds, "test_clips": sum(map(_test_clips, seen))})
+        tested = sum(len(t.test) for t in seen)
+        self._note({"event": "task", "task": task.index, "seconds": seconds, "test_clips": tested})
         # Once the learner is kept the task counts as learnt, so everything else of it is written before.
         self.learner.save(self.folder.learner_checkpoint(task.index))
         self.folder.finish_task(task.index)
@@ -210,7 +211,3 @@ def _clips_to_paint(scenario: Scenario) -> Rows:
     for place in range(max(map(len, by_class), default=0)):
         chosen += [rows[place] for rows in by_class if place < len(rows)]
     return np.array(chosen[:ATTENTION_CLIPS], dtype=np.int64)
-
-
-def _test_clips(task: Task) -> int:
-    return len(task.test)
