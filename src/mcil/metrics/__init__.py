@@ -23,17 +23,20 @@ from mcil.metrics.forgetting import (
 )
 from mcil.metrics.intervals import bootstrap_intervals
 from mcil.metrics.outcomes import COLUMNS, with_inputs
+from mcil.metrics.significance import PairedTest, clip_contributions, paired_t_test, sign_flip_test
 from mcil.metrics.summary import SCALARS, Spread, mean_and_spread, summary
 
 __all__ = [
     "COLUMNS",
     "SCALARS",
+    "PairedTest",
     "Spread",
     "accuracy_matrix",
     "average_forgetting",
     "backward_transfer",
     "bootstrap_intervals",
     "class_accuracy",
+    "clip_contributions",
     "confusion_matrix",
     "final_forgetting",
     "forgetting_by_step",
@@ -42,6 +45,8 @@ __all__ = [
     "last_accuracy",
     "mean_accuracy",
     "mean_and_spread",
+    "paired_t_test",
+    "sign_flip_test",
     "step_accuracy",
     "summary",
     "with_inputs",

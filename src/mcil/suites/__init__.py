@@ -1,0 +1,1 @@
+"""Comparison suites: many methods on the same data, with the tables and figures of the paper."""
