@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -16,11 +17,22 @@ from torch import Tensor
 from mcil.data.sampler import derive_seed, generator
 from mcil.errors import McilError
 from mcil.files import read_tensors, write_tensors
-from mcil.memory import Memory
-from mcil.methods import create_method
-from mcil.models import AudioVisualNet, InputScaler
+from mcil.memory import Memory, split_by_class
+from mcil.methods import GradientMethod, create_method
+from mcil.models import AudioVisualNet, InputScaler, class_means, nearest_mean_logits
+from mcil.models.closed_form import ClosedFormNet
 from mcil.models.inputs import Normalize
-from mcil.training import OnEvent, TaskData, TaskTraining, TrainingOptions, outputs_in_batches, stage
+from mcil.training import (
+    OnEvent,
+    TaskData,
+    TaskTraining,
+    TrainingOptions,
+    fit,
+    fused_features,
+    outputs_in_batches,
+    predict_logits,
+    stage,
+)
 from mcil.training.device import make_fabric
 from mcil.types import Batch, Modality, Outputs
 
@@ -52,7 +64,8 @@ class Learner:
         memory: most exemplars kept, in clips; ignored by methods without a memory.
         modality: what the network reads.
         training: how each task is trained.
-        normalize: "first-task" standardises features by statistics of the first task, "none" leaves them.
+        normalize: "first-task" standardises features by statistics of the first task, "none" leaves them; methods in
+            closed form are given them as they are.
         seed: fixes initialisation, batch order and choice of exemplars.
         encoders: what made the features, by modality (as in a store's card); kept with the learner.
 
@@ -79,16 +92,17 @@ class Learner:
         self.method = create_method(method, options)
         self.modality: Modality = modality
         self.training = training or TrainingOptions()
-        self.normalize: Normalize = normalize
+        self.normalize: Normalize = "none" if self.method.closed_form else normalize
         self.seed = seed
         self.encoders = dict(encoders or {})
         self.memory = Memory(memory) if self.method.uses_memory else None
         self.class_names: tuple[str, ...] = ()
         self.task_sizes: tuple[int, ...] = ()
         # Both are made when the first task shows the width of the features.
-        self.network: AudioVisualNet | None = None
+        self.network: AudioVisualNet | ClosedFormNet | None = None
         self.scaler: InputScaler | None = None
         self.token_shape: tuple[int, ...] = ()  # (L, S) of the visual features
+        self.class_means: Tensor | None = None  # (C,D) of the exemplars, where they classify
 
     @cached_property
     def _fabric(self) -> Fabric:
@@ -134,30 +148,52 @@ class Learner:
         if validation is not None:
             validation = self._read(validation, range(seen), "validation", all_classes=False)
         task = len(self.task_sizes)
+        sizes = (*self.task_sizes, len(class_names))
         with torch.random.fork_rng(devices=self._cuda_devices()):
             torch.manual_seed(derive_seed(self.seed, "task", task))
             scaler = self._scaler(train)
-            previous = None if self.network is None else self.network.to(self._fabric.device)
-            network = self._network(scaler, seen)
-            memory = self.memory.clips if self.memory is not None and task else None
-            sizes = (*self.task_sizes, len(class_names))
-            TaskTraining(
-                self._fabric,
-                network,
-                previous,
-                scaler,
-                self.method,
-                TaskData(train, memory, validation, sizes),
-                self.training,
-                derive_seed(self.seed, "batches", task),
-                checkpoint,
-                on_event,
-            ).run()
-        if self.memory is not None:
-            random = generator(self.seed, "memory", task)
-            self.memory.update(train, seen, self.method.select_exemplars, random)
+            network = self._network(scaler, seen).to(self._fabric.device)
+            if isinstance(network, ClosedFormNet):
+                fit(self._fabric, network, scaler, train, self.training.evaluation_batch_size, task, on_event)
+            else:
+                self._train(network, scaler, TaskData(train, None, validation, sizes), checkpoint, on_event)
         self.network, self.scaler = network, scaler
         self.class_names, self.task_sizes = (*self.class_names, *class_names), sizes
+
+    def _train(
+        self,
+        network: AudioVisualNet,
+        scaler: InputScaler,
+        data: TaskData,
+        checkpoint: Path | None,
+        on_event: OnEvent,
+    ) -> None:
+        """Train on one task by gradient descent, and bring the memory up to date."""
+        method, memory = self.method, self.memory
+        assert isinstance(method, GradientMethod)
+        task, seen = len(data.task_sizes) - 1, sum(data.task_sizes)
+        if memory is not None:
+
+            def choose(features: Tensor) -> Tensor:
+                random = generator(self.seed, "memory", task)
+                return memory.choose(data.train.labels, features, seen, method.selector, random)
+
+            data = replace(data, memory=memory.clips if task else None, choose_exemplars=choose)
+        batches = derive_seed(self.seed, "batches", task)
+        TaskTraining(self._fabric, network, scaler, method, data, self.training, batches, checkpoint, on_event).run()
+        if memory is None:
+            return
+        size = self.training.evaluation_batch_size
+        staged = stage(self._fabric, scaler, data.train)
+        new = data.train
+        if method.stores_logits:
+            new = replace(new, logits=predict_logits(self._fabric, network, staged, size).cpu())
+        features = fused_features(self._fabric, network, staged, size)
+        memory.update(new, features, seen, method.selector, generator(self.seed, "memory", task))
+        if method.nearest_mean:
+            exemplars = stage(self._fabric, scaler, memory.clips)
+            features = fused_features(self._fabric, network, exemplars, size)
+            self.class_means = class_means(features, exemplars.labels, seen)
 
     def predict(self, audio: Tensor | None = None, visual: Tensor | None = None) -> Prediction:
         """Classify clips among all classes learnt so far.
@@ -170,10 +206,15 @@ class Learner:
             McilError: nothing has been learnt, no modality is given that the network reads, or features are of
                 another shape than those it learnt from.
         """
-        logits = torch.cat([part.logits.float().cpu() for part in self._outputs(audio, visual, False)])
+        logits = torch.cat([self._logits(part).float().cpu() for part in self._outputs(audio, visual, False)])
         probabilities = logits.softmax(dim=1)
         confidence, labels = probabilities.max(dim=1)
         return Prediction(labels, confidence, probabilities)
+
+    def _logits(self, outputs: Outputs) -> Tensor:
+        if self.class_means is None:
+            return outputs.logits
+        return nearest_mean_logits(outputs.fused.float(), self.class_means.to(outputs.fused.device))
 
     def attention(self, audio: Tensor, visual: Tensor) -> Attention | None:
         """Return the audio-guided attention over ``visual`` (N,L,S,D_v), or None where the network has none."""
@@ -192,8 +233,10 @@ class Learner:
         tensors |= {f"scaler.{name}": tensor for name, tensor in scaler.state_dict().items()}
         if self.memory is not None:
             clips = self.memory.clips
-            named = {"audio": clips.audio, "visual": clips.visual, "labels": clips.labels}
+            named = {"audio": clips.audio, "visual": clips.visual, "labels": clips.labels, "logits": clips.logits}
             tensors |= {f"memory.{name}": tensor for name, tensor in named.items() if tensor is not None}
+        if self.class_means is not None:
+            tensors["class_means"] = self.class_means
         metadata = {
             "version": LEARNER_VERSION,
             "method": self.method_name,
@@ -243,16 +286,16 @@ class Learner:
         learner.scaler = InputScaler(channels.get("audio"), channels.get("visual"), learner.normalize)
         learner.scaler.load_state_dict(_under(tensors, "scaler"))
         with torch.random.fork_rng(devices=[]):  # its weights are drawn at random before they are read
-            learner.network = learner.method.network(channels, len(learner.class_names), learner.modality)
+            learner.network = learner.method.network(channels, learner.task_sizes[0], learner.modality)
+            for classes in list(accumulate(learner.task_sizes))[1:]:
+                learner.network.grow(classes)
         learner.network.load_state_dict(_under(tensors, "network"))
         learner.network.eval()
         if learner.memory is not None:
             arrays = _under(tensors, "memory")
-            clips = Batch(arrays.get("audio"), arrays.get("visual"), arrays["labels"])
-            learner.memory.classes = [
-                clips.select(torch.nonzero(clips.labels == label).flatten())
-                for label in range(len(learner.class_names))
-            ]
+            clips = Batch(arrays.get("audio"), arrays.get("visual"), arrays["labels"], arrays.get("logits"))
+            learner.memory.classes = split_by_class(clips, len(learner.class_names))
+        learner.class_means = tensors.get("class_means")
         return learner
 
     def _outputs(self, audio: Tensor | None, visual: Tensor | None, need_attention: bool) -> Iterator[Outputs]:
@@ -269,15 +312,21 @@ class Learner:
         for start in range(0, max(1, len(present[0])), size):  # no clips are one empty batch
             count = min(size, len(present[0]) - start)
             part = {
-                name: self._mean_clips(name, count) if array is None else array[start : start + count]
+                name: self._missing(name, count) if array is None else array[start : start + count]
                 for name, array in given.items()
             }
             clips = Batch(part.get("audio"), part.get("visual"), torch.zeros(count, dtype=torch.int64))
             staged = stage(self._fabric, scaler, clips)
             yield from outputs_in_batches(self._fabric, network, staged, size, need_attention)
 
-    def _mean_clips(self, name: str, count: int) -> Tensor:
-        """Return clips that hold the first task's mean in every channel: they tell the network nothing."""
+    def _missing(self, name: str, count: int) -> Tensor | None:
+        """Return what stands for a modality that is not given.
+
+        A network that is trained reads both, so it gets clips of the first task's mean in every channel, which tell
+        it nothing; one in closed form knows what to do without.
+        """
+        if self.method.closed_form:
+            return None
         _, scaler = self._learnt()
         mean = scaler.get_buffer(f"{name}_mean")
         return mean.expand(count, *(self.token_shape if name == "visual" else ()), -1)
@@ -334,7 +383,7 @@ class Learner:
             self.token_shape = tuple(train.visual.shape[1:3])
         return scaler.to(self._fabric.device)
 
-    def _network(self, scaler: InputScaler, classes: int) -> AudioVisualNet:
+    def _network(self, scaler: InputScaler, classes: int) -> AudioVisualNet | ClosedFormNet:
         """Return the network to train: a new one, or a copy of the last one with rows for the new classes."""
         if self.network is None or self.method.cumulative:
             return self.method.network(scaler.channels, classes, self.modality)
@@ -345,7 +394,7 @@ class Learner:
     def _cuda_devices(self) -> list[torch.device]:
         return [self._fabric.device] if self._fabric.device.type == "cuda" else []
 
-    def _learnt(self) -> tuple[AudioVisualNet, InputScaler]:
+    def _learnt(self) -> tuple[AudioVisualNet | ClosedFormNet, InputScaler]:
         if self.network is None or self.scaler is None:
             raise McilError("this learner has not learnt anything yet; call learn first")
         return self.network, self.scaler

@@ -7,7 +7,7 @@ makes the host wait for the device. A wrong shape is a programmer's mistake and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -105,6 +105,73 @@ def task_distillation(student: Tensor, teacher: Tensor, task_sizes: Sequence[int
         loss = loss + F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
         start += size
     return loss * temperature**2
+
+
+def sigmoid_distillation(student: Tensor, teacher: Tensor, squash: Literal["single", "double"] = "single") -> Tensor:
+    """Keep each old class's sigmoid close to the teacher's: binary cross-entropy, mean over clips and classes.
+
+    ``student`` and ``teacher`` are logits (B,C_old). "double" squashes the student's logits once more before, which
+    is what the published code of Pian et al. does. Source: Rebuffi et al., "iCaRL", CVPR 2017, algorithm 3.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"the logits of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ")
+    student, target = _widen(student), _widen(teacher).sigmoid()
+    if squash == "double":
+        student = student.sigmoid()
+    elif squash != "single":
+        raise ValueError(f"squash must be 'single' or 'double', not {squash!r}")
+    return F.binary_cross_entropy_with_logits(student, target)
+
+
+def logit_replay(logits: Tensor, stored: Tensor) -> Tensor:
+    """Hold logits (B,C) at those that were stored (B,C_s), C_s <= C: mean squared difference.
+
+    The mean is over what was known when a clip was stored; NaN marks what was not, and where nothing is known the
+    loss is 0. Source: Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020, eq. 6.
+    """
+    logits, stored = _widen(logits)[:, : stored.shape[1]], _widen(stored)
+    known = ~stored.isnan()
+    difference = torch.where(known, logits - stored.nan_to_num(), 0.0)
+    return (difference**2).sum() / known.sum().clamp_min(1)
+
+
+def nca(logits: Tensor, labels: Tensor, margin: Tensor | float, form: Literal["code", "paper"] = "code") -> Tensor:
+    """Neighbourhood component analysis over scaled similarities (B,C) to the classes (AFC), mean over clips.
+
+    "paper": minus the target's similarity, less ``margin`` (in the logits' scale), plus the log of the sum of
+    exp over the *other* classes (Douillard et al., "PODNet", ECCV 2020, eq. 8). "code", the published code of Pian et
+    al.: all similarities are taken relative to the greatest, so that a margin on all of them cancels, and in the
+    sum the target counts as exp(0). A single class has nothing to be told apart from: 0 either way.
+    """
+    logits = _widen(logits)
+    target = logits.gather(1, labels[:, None]).squeeze(1)
+    if logits.shape[1] == 1:
+        return 0.0 * target.sum()
+    is_target = F.one_hot(labels, logits.shape[1]).bool()
+    if form == "paper":
+        others = logits.masked_fill(is_target, -torch.inf)
+        return (others.logsumexp(dim=1) - (target - margin)).mean()
+    if form != "code":
+        raise ValueError(f"form must be 'code' or 'paper', not {form!r}")
+    greatest = logits.amax(dim=1, keepdim=True)
+    others = (logits - greatest).masked_fill(is_target, 0.0)
+    return (others.logsumexp(dim=1) - (target - greatest.squeeze(1))).mean()
+
+
+def feature_discrepancy(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], importance: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Keep features close to the teacher's (AFC): weighted distance, summed over the features, mean over clips.
+
+    ``student`` and ``teacher`` hold L2-normalised features (B,D) by name, ``importance`` a weight (B,) for each; 1 by
+    default. Source: Kang et al., CVPR 2022, eq. 8, with the distance of Pian et al.'s published code: not squared.
+    """
+    total = torch.zeros(())
+    for name, feature in student.items():
+        distance = torch.linalg.vector_norm(_widen(feature) - _widen(teacher[name]), dim=1)
+        weighted = distance if importance is None else importance[name] * distance
+        total = total.to(weighted) + weighted.mean()
+    return total
 
 
 def _log_similarity(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mcil.errors import McilError
 from mcil.types import Batch, concatenate
 
-Selector = Callable[[Batch, int, torch.Generator], Tensor]
-"""Chooses exemplars of one class: (clips of the class, quota, random generator) -> indices, best first."""
+Selector = Callable[[Tensor, int, torch.Generator], Tensor]
+"""Chooses exemplars of one class: (fused features (n,D), quota, random generator) -> indices, best first."""
+
+Selection = Literal["random", "herding"]
 
 
-def random_selection(clips: Batch, quota: int, generator: torch.Generator) -> Tensor:
-    """Choose ``min(quota, count)`` clips at random, in random order (the choice of AV-CIL's published code)."""
-    return torch.randperm(len(clips), generator=generator)[:quota]
+def random_selection(features: Tensor, quota: int, generator: torch.Generator) -> Tensor:
+    """Choose ``min(quota, n)`` clips at random, in random order (the choice of AV-CIL's published code)."""
+    return torch.randperm(len(features), generator=generator)[:quota]
+
+
+def herding(features: Tensor, quota: int, generator: torch.Generator | None = None, repeats: bool = False) -> Tensor:
+    """Choose clips one after the other such that the mean of those chosen stays next to the class's mean.
+
+    ``features`` (n,D) are L2-normalised first. Nothing is random: ``generator`` is not used. The indices are on the
+    CPU. Source: Rebuffi et al., "iCaRL", CVPR 2017, algorithm 4. As that is written, and in the published code of
+    Pian et al., a clip may be chosen again (``repeats``), which spends places of a memory on nothing new.
+    """
+    # On the CPU and in float64, so that the device does not decide near ties.
+    features = F.normalize(features.detach().cpu().double(), dim=-1)
+    mean, total = features.mean(dim=0), torch.zeros(features.shape[1], dtype=torch.float64)
+    chosen: list[int] = []
+    free = torch.ones(len(features), dtype=torch.bool)
+    for count in range(1, min(quota, len(features)) + 1):
+        distance = (mean - (total + features) / count).norm(dim=1)
+        nearest = int(distance.masked_fill(~free, torch.inf).argmin())
+        free[nearest] = repeats
+        total += features[nearest]
+        chosen.append(nearest)
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+SELECTORS: dict[Selection, Selector] = {"random": random_selection, "herding": herding}
 
 
 class Memory:
@@ -52,20 +80,44 @@ class Memory:
             )
         return self.budget // classes
 
-    def update(self, new: Batch, seen_classes: int, select: Selector, generator: torch.Generator) -> None:
-        """Shrink old classes to the new quota and add exemplars of the classes in ``new``.
+    def choose(
+        self, labels: Tensor, features: Tensor, seen_classes: int, select: Selector, generator: torch.Generator
+    ) -> Tensor:
+        """Say which clips the memory would hold if the task that is being learnt ended now.
 
         Args:
-            new: training clips of the classes ``len(self.classes) .. seen_classes - 1``.
+            labels: (N,) of the task's training clips, of the classes ``len(self.classes) .. seen_classes - 1``.
+            features: (N,D) fused features of the same clips.
             seen_classes: number of classes, the new ones included.
             select: the rule of choice.
             generator: source of randomness for ``select``.
+
+        Returns:
+            Indices, class after class, into the training clips followed by :attr:`clips`.
 
         Raises:
             McilError: the budget does not hold one clip a class.
         """
         quota = self.quota(seen_classes)
-        self.classes = [clips.select(torch.arange(min(quota, len(clips)))) for clips in self.classes]
+        labels = labels.cpu()
+        kept, start = [], len(labels)
+        for clips in self.classes:
+            kept.append(torch.arange(start, start + min(quota, len(clips))))
+            start += len(clips)
         for label in range(len(self.classes), seen_classes):
-            clips = new.select(torch.nonzero(new.labels == label).flatten())
-            self.classes.append(clips.select(select(clips, quota, generator)))
+            own = torch.nonzero(labels == label).flatten()
+            kept.append(own[select(features[own.to(features.device)], quota, generator)])
+        return torch.cat(kept)
+
+    def update(
+        self, new: Batch, features: Tensor, seen_classes: int, select: Selector, generator: torch.Generator
+    ) -> None:
+        """Shrink old classes to the new quota and add exemplars of the classes in ``new``; see :meth:`choose`."""
+        kept = self.choose(new.labels, features, seen_classes, select, generator)
+        clips = concatenate([new, *self.classes]).select(kept)
+        self.classes = split_by_class(clips, seen_classes)
+
+
+def split_by_class(clips: Batch, classes: int) -> list[Batch]:
+    """Return the clips of each of ``classes`` classes, in their order."""
+    return [clips.select(torch.nonzero(clips.labels == label).flatten()) for label in range(classes)]

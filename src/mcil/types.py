@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -64,49 +64,65 @@ class Batch:
     """Labelled clips as tensors; a modality that is not there is None.
 
     ``audio`` (B,D_a) and ``visual`` (B,L,S,D_v), ``labels`` (B,) int64: class ids, that is positions in the
-    order of arrival.
+    order of arrival. ``logits`` (B,C), where a memory keeps them, are what a network said of the clips when they
+    were stored; NaN for classes that it did not know then.
     """
 
     audio: Tensor | None
     visual: Tensor | None
     labels: Tensor
+    logits: Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def select(self, indices: Tensor) -> Batch:
         """Return the clips at ``indices`` (n,), in that order."""
-        return Batch(
-            None if self.audio is None else self.audio.index_select(0, indices),
-            None if self.visual is None else self.visual.index_select(0, indices),
-            self.labels.index_select(0, indices),
-        )
+        return self._map(lambda tensor: tensor.index_select(0, indices))
 
     def to(self, device: torch.device) -> Batch:
         """Return the clips on ``device``."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            None if self.audio is None else self.audio.to(device),
-            None if self.visual is None else self.visual.to(device),
-            self.labels.to(device),
+            None if self.audio is None else change(self.audio),
+            None if self.visual is None else change(self.visual),
+            change(self.labels),
+            None if self.logits is None else change(self.logits),
         )
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Join ``batches`` of the same modalities, one after the other; there is at least one."""
+    """Join ``batches`` of the same modalities, one after the other; there is at least one.
+
+    Logits are widened to those of most classes with NaN; clips that have none get NaN throughout.
+    """
     audio = [batch.audio for batch in batches if batch.audio is not None]
     visual = [batch.visual for batch in batches if batch.visual is not None]
+    classes = max((batch.logits.shape[1] for batch in batches if batch.logits is not None), default=0)
     return Batch(
         torch.cat(audio) if audio else None,
         torch.cat(visual) if visual else None,
         torch.cat([batch.labels for batch in batches]),
+        torch.cat([_widened_logits(batch, classes) for batch in batches]) if classes else None,
     )
+
+
+def _widened_logits(batch: Batch, classes: int) -> Tensor:
+    """Return the logits (B,``classes``) of a batch, NaN where it has none."""
+    logits = torch.full((len(batch), classes), torch.nan, device=batch.labels.device)
+    if batch.logits is not None:
+        logits[:, : batch.logits.shape[1]] = batch.logits
+    return logits
 
 
 class Outputs(NamedTuple):
     """What an audio-visual network computes for a batch; what a modality lacks is None.
 
     ``logits`` (B,C); ``audio`` and ``visual`` (B,D) are L2-normalised features for the contrastive terms;
-    ``fused`` (B,D) is what the classifier reads (the sum of both before normalisation);
+    ``fused`` (B,D) is what the classifier reads (the sum of both before normalisation); ``pooled`` (B,D_v) is
+    what attention made of the tokens; ``scale`` () is what a cosine classifier multiplied its similarities by;
     ``spatial_attention`` (B,L,S,D) sums to one over S, ``temporal_attention`` (B,L,D) over L.
     """
 
@@ -114,17 +130,23 @@ class Outputs(NamedTuple):
     fused: Tensor
     audio: Tensor | None = None
     visual: Tensor | None = None
+    pooled: Tensor | None = None
+    scale: Tensor | None = None
     spatial_attention: Tensor | None = None
     temporal_attention: Tensor | None = None
 
 
 class Teacher(NamedTuple):
-    """What the frozen network of the previous task says of a batch.
+    """What the frozen teacher, the network as the previous task left it, says of a batch.
 
-    ``logits`` (B,C_old) for every clip; the attention maps, (M,L,S,D) and (M,L,D), for the M exemplars only.
+    ``logits`` (B,C_old) for every clip. What else a method asks for (``GradientMethod.teach``): ``features``, by
+    name, (B,D) each, L2-normalised; ``importance``, a weight (B,) for each feature; and the attention maps,
+    (M,L,S,D) and (M,L,D), of the M exemplars only.
     """
 
     logits: Tensor
+    features: Mapping[str, Tensor] | None = None
+    importance: Mapping[str, Tensor] | None = None
     spatial_attention: Tensor | None = None
     temporal_attention: Tensor | None = None
 
@@ -134,7 +156,8 @@ class Step(NamedTuple):
 
     ``outputs`` of the network for B clips, of which the last ``exemplars`` come from the memory;
     ``labels`` (B,); ``teacher`` is None in the first task; ``task_sizes`` are the sizes of the tasks so far,
-    the current one last.
+    the current one last;
+    ``stored_logits`` (B,C), where the memory keeps them, are NaN for new clips and classes unknown then.
     """
 
     outputs: Outputs
@@ -142,6 +165,7 @@ class Step(NamedTuple):
     exemplars: int
     teacher: Teacher | None
     task_sizes: tuple[int, ...]
+    stored_logits: Tensor | None = None
 
     @property
     def old_classes(self) -> int:

@@ -47,3 +47,15 @@ def paired_batches(
     nothing = torch.empty(0, dtype=torch.int64)
     exemplar_batches = shuffled_batches(exemplars, exemplar_size, *seed, "exemplars") or [nothing]
     return list(zip(new_batches, islice(cycle(exemplar_batches), len(new_batches)), strict=True))
+
+
+def joint_batches(new: int, exemplars: int, size: int, *seed: int | str) -> list[tuple[Tensor, Tensor]]:
+    """Shuffle new clips and exemplars into one set and split it into batches of ``size`` (iCaRL, AFC).
+
+    Returns:
+        As :func:`paired_batches`; how many of a batch's clips are exemplars is left to chance.
+    """
+    return [
+        (batch[batch < new], batch[batch >= new] - new)
+        for batch in shuffled_batches(new + exemplars, size, *seed, "joint")
+    ]

@@ -15,13 +15,13 @@ from mcil.losses import (
     separated_cross_entropy,
     task_distillation,
 )
-from mcil.methods.base import METHODS, Method
+from mcil.methods.base import METHODS, ReplayMethod
 from mcil.types import Step, Teacher
 
 
 @METHODS.register("av-cil")
 @dataclass(frozen=True)
-class AvCil(Method):
+class AvCil(ReplayMethod):
     """Pian et al., "Audio-Visual Class-Incremental Learning", ICCV 2023.
 
     First task: cross-entropy. Later: separated softmax (eq. 12) + task-wise distillation (eq. 13) + instance and
@@ -29,6 +29,9 @@ class AvCil(Method):
     terms that need both, and attention, fall away. A term of weight 0 is not computed.
 
     Attributes:
+        selection: how exemplars are chosen.
+        separated_softmax: old and new classes do not compete in the cross-entropy; else they all do.
+        task_distillation_weight: of task-wise distillation; the paper's is 1.
         temperature: of the similarity terms (tau).
         instance_weight: of the instance similarity (lambda_I).
         class_weight: of the class similarity (lambda_C).
@@ -40,9 +43,10 @@ class AvCil(Method):
     """
 
     source: ClassVar[str] = "Pian et al., Audio-Visual Class-Incremental Learning, ICCV 2023"
-    uses_memory: ClassVar[bool] = True
     uses_teacher: ClassVar[bool] = True
 
+    separated_softmax: bool = True
+    task_distillation_weight: float = 1.0
     temperature: float = 0.05
     instance_weight: float = 0.5
     class_weight: float = 1.0
@@ -61,12 +65,13 @@ class AvCil(Method):
         outputs, teacher = step.outputs, step.teacher
         if teacher is None:
             return {"classification": cross_entropy(outputs.logits, step.labels)}
-        losses = {
-            "classification": separated_cross_entropy(outputs.logits, step.labels, step.old_classes),
-            "task_distillation": task_distillation(
+        old_classes = step.old_classes if self.separated_softmax else 0
+        losses = {"classification": separated_cross_entropy(outputs.logits, step.labels, old_classes)}
+        if self.task_distillation_weight:
+            distillation = task_distillation(
                 outputs.logits, teacher.logits, step.task_sizes[:-1], self.distillation_temperature
-            ),
-        }
+            )
+            losses["task_distillation"] = self.task_distillation_weight * distillation
         if outputs.audio is not None and outputs.visual is not None:
             if self.instance_weight:
                 instance = instance_similarity(outputs.audio, outputs.visual, self.temperature)

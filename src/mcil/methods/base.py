@@ -1,60 +1,145 @@
-"""What a method is: a network, named losses, and what it keeps between tasks."""
+"""What a method is: a network, how it is trained, and what it keeps between tasks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
-import torch
 from torch import Tensor
 
 from mcil.errors import McilError, did_you_mean
-from mcil.memory import random_selection
+from mcil.memory import SELECTORS, Selection, Selector
 from mcil.models import AudioVisualNet
+from mcil.models.closed_form import ClosedFormNet
 from mcil.registry import Registry, checked_option
-from mcil.types import Batch, Modality, Step
+from mcil.types import Batch, Modality, Outputs, Step, Teacher
 
 METHODS: Registry[type[Method]] = Registry("method", "mcil.methods")
+
+Replay = Literal["paired", "joint"]
 
 
 @dataclass(frozen=True)
 class Method(ABC):
     """A way to learn one task after another. The fields of a subclass are the method's options.
 
-    Class attributes say what the method is given; the training loop reads them and no method's name:
+    A method is either trained by gradient descent (:class:`GradientMethod`) or fitted in closed form
+    (:class:`ClosedForm`). Class attributes say what it is given; whoever trains it reads them and no method's name:
 
     - ``source``: where the method was published.
-    - ``uses_memory``: keeps exemplars; each training batch is then one batch of new clips followed by one of
-      exemplars.
-    - ``uses_teacher``: its losses read the logits of the previous task's network.
+    - ``uses_memory``: keeps exemplars.
     - ``cumulative``: is given the training clips of all seen classes at every task and starts afresh each time
       (joint training, the upper bound).
+    - ``closed_form``: whether it is fitted in one pass.
     """
 
     source: ClassVar[str]
     uses_memory: ClassVar[bool] = False
-    uses_teacher: ClassVar[bool] = False
     cumulative: ClassVar[bool] = False
+    closed_form: ClassVar[bool] = False
+
+    @abstractmethod
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet | ClosedFormNet:
+        """Return a new network for ``classes`` classes; ``channels`` are those of "audio" and "visual" features."""
+
+
+@dataclass(frozen=True)
+class ClosedForm(Method):
+    """A method that fits each task in one pass over its clips, keeps sums of their features, and no clip."""
+
+    closed_form: ClassVar[bool] = True
+
+    @abstractmethod
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> ClosedFormNet:
+        """Return a new network for ``classes`` classes; ``channels`` are those of "audio" and "visual" features."""
+
+
+@dataclass(frozen=True)
+class GradientMethod(Method):
+    """A method that minimises the sum of named losses.
+
+    Class attributes, besides those of :class:`Method`:
+
+    - ``uses_teacher``: its losses read what the network said before this task (:meth:`teach`).
+    - ``replay``: how exemplars come into a batch. "paired": each batch of new clips is followed by one of
+      exemplars; "joint": both are shuffled into one set.
+    - ``nearest_mean``: classifies by the nearest mean of exemplars instead of the network's classifier.
+    - ``stores_logits``: each exemplar keeps what the network said of it after the task that brought it.
+    - ``imprints``: sets the classifier's new rows from the new clips' features (:meth:`imprint`).
+    """
+
+    uses_teacher: ClassVar[bool] = False
+    replay: ClassVar[Replay] = "paired"
+    nearest_mean: ClassVar[bool] = False
+    stores_logits: ClassVar[bool] = False
+    imprints: ClassVar[bool] = False
 
     @property
     def uses_teacher_attention(self) -> bool:
         """Whether the losses also read the teacher's attention maps of the exemplars."""
         return False
 
+    @property
+    def selector(self) -> Selector:
+        """Chooses the exemplars of a class."""
+        return SELECTORS["random"]
+
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet:
         """Return a new network for ``classes`` classes; ``channels`` are those of "audio" and "visual" features."""
         audio, visual = channels.get("audio"), channels.get("visual")
         return AudioVisualNet(visual or audio or 0, classes, modality, audio)
 
-    def select_exemplars(self, clips: Batch, quota: int, generator: torch.Generator) -> Tensor:
-        """Return the indices of at most ``quota`` clips of one class to keep, the ones that matter most first."""
-        return random_selection(clips, quota, generator)
+    def imprint(self, network: AudioVisualNet, features: Tensor, labels: Tensor, seed: int) -> None:
+        """Set the new rows of the classifier before a task but the first is trained.
+
+        Args:
+            network: its classifier has grown.
+            features: (N,D) fused features of the task's training clips.
+            labels: (N,) of the same clips.
+            seed: fixes what is random.
+        """
+
+    def teach(self, network: AudioVisualNet, clips: Batch, need_attention: bool) -> Teacher:
+        """Return what the frozen ``network`` says of ``clips``; called once a task, batch by batch, without gradients.
+
+        The network is the previous task's with a classifier that has already grown; the logits of new classes are
+        cut off by the caller.
+        """
+        outputs = network(clips.audio, clips.visual, need_attention=need_attention)
+        return teacher_of(outputs)
 
     @abstractmethod
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return the named terms (scalars, weighted) whose sum is minimised."""
+
+
+@dataclass(frozen=True)
+class ReplayMethod(GradientMethod):
+    """A method with exemplars.
+
+    Attributes:
+        selection: "random", or "herding": the clips whose mean stays nearest to the class's mean.
+    """
+
+    uses_memory: ClassVar[bool] = True
+
+    selection: Selection = "random"
+
+    @property
+    def selector(self) -> Selector:
+        """Chooses the exemplars of a class."""
+        return SELECTORS[self.selection]
+
+
+def teacher_of(outputs: Outputs) -> Teacher:
+    """Return the logits and attention maps that a network put out, as a teacher's."""
+    return Teacher(
+        outputs.logits,
+        spatial_attention=outputs.spatial_attention,
+        temporal_attention=outputs.temporal_attention,
+    )
 
 
 def create_method(name: str, options: Mapping[str, Any] | None = None) -> Method:

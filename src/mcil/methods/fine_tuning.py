@@ -8,13 +8,13 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mcil.methods.base import METHODS, Method
+from mcil.methods.base import METHODS, GradientMethod
 from mcil.types import Step
 
 
 @METHODS.register("fine-tuning")
 @dataclass(frozen=True)
-class FineTuning(Method):
+class FineTuning(GradientMethod):
     """Cross-entropy of the new clips over the logits of all seen classes; no memory, no teacher."""
 
     source: ClassVar[str] = "baseline of Pian et al., ICCV 2023"

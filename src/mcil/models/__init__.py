@@ -1,7 +1,16 @@
 """Networks that read encoded clips, and what they are composed of."""
 
 from mcil.models.attention import audio_guided_attention
+from mcil.models.classifiers import LinearClassifier, ProxyClassifier, class_means, nearest_mean_logits
 from mcil.models.inputs import InputScaler
 from mcil.models.networks import AudioVisualNet
 
-__all__ = ["AudioVisualNet", "InputScaler", "audio_guided_attention"]
+__all__ = [
+    "AudioVisualNet",
+    "InputScaler",
+    "LinearClassifier",
+    "ProxyClassifier",
+    "audio_guided_attention",
+    "class_means",
+    "nearest_mean_logits",
+]

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcil.models.attention import Attended, audio_guided_attention
+from mcil.models.attention import audio_guided_attention
+from mcil.models.classifiers import LinearClassifier, ProxyClassifier
 from mcil.types import Modality, Outputs
 
 
@@ -23,6 +24,7 @@ class AudioVisualNet(nn.Module):
         classes: number of classes.
         modality: what it reads.
         audio_width: channels of the audio features, where they differ from ``width``.
+        classifier: scores the fused features; linear by default.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class AudioVisualNet(nn.Module):
         classes: int,
         modality: Modality = "audio-visual",
         audio_width: int | None = None,
+        classifier: LinearClassifier | ProxyClassifier | None = None,
     ) -> None:
         super().__init__()
         self.width = width
@@ -43,7 +46,7 @@ class AudioVisualNet(nn.Module):
         if modality == "audio-visual":
             self.attn_audio_proj = nn.Linear(self.audio_width, width)
             self.attn_visual_proj = nn.Linear(width, width)
-        self.classifier = nn.Linear(width, classes)
+        self.classifier = classifier or LinearClassifier(width, classes)
 
     def forward(
         self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = True
@@ -57,58 +60,49 @@ class AudioVisualNet(nn.Module):
             ValueError: a modality that the network needs is missing, or has another shape.
         """
         if self.modality == "audio":
-            return self._classify(audio=self._project_audio(self._checked("audio", audio, 2)))
+            return self.fuse(audio=self._checked("audio", audio, 2))
         tokens = self._checked("visual", visual, 4)
         if self.modality == "visual":
-            return self._classify(visual=self._project_visual(tokens.mean(dim=(1, 2))))
+            return self.fuse(pooled=tokens.mean(dim=(1, 2)))
         sound = self._checked("audio", audio, 2)
         attended = audio_guided_attention(
             torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens)), tokens
         )
-        return self._classify(
-            self._project_audio(sound),
-            self._project_visual(attended.pooled),
-            attended if need_attention else None,
+        outputs = self.fuse(sound, attended.pooled)
+        if not need_attention:
+            return outputs
+        return outputs._replace(spatial_attention=attended.spatial, temporal_attention=attended.temporal)
+
+    def fuse(self, audio: Tensor | None = None, pooled: Tensor | None = None) -> Outputs:
+        """Score clips from their audio features (B,D) and pooled tokens (B,D), as far as there are any."""
+        sound, look = self.project(audio, pooled)
+        return self.classify(sound, look)._replace(pooled=pooled)
+
+    def project(self, audio: Tensor | None, pooled: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the rectified projections (B,D) of audio features and of pooled tokens."""
+        return (
+            None if audio is None else torch.relu(self.audio_proj(audio)),
+            None if pooled is None else torch.relu(self.visual_proj(pooled)),
         )
 
-    def grow(self, classes: int) -> None:
-        """Enlarge the classifier to ``classes`` outputs; old rows stay, new ones get the default initialisation.
+    def classify(self, sound: Tensor | None, look: Tensor | None) -> Outputs:
+        """Fuse the projected features (B,D) that there are and score the sum."""
+        fused = torch.stack([feature for feature in (sound, look) if feature is not None]).sum(dim=0)
+        scale = self.classifier.scale
+        return Outputs(self.classifier(fused), fused, _unit(sound), _unit(look), scale=scale)
 
-        They are drawn from PyTorch's global generator on the CPU, whatever device the network is on. The
+    def grow(self, classes: int) -> None:
+        """Enlarge the classifier to ``classes`` outputs; what it has learnt stays.
+
+        New weights are drawn from PyTorch's global generator on the CPU, whatever device the network is on. The
         classifier's parameters are new objects: make the optimizer after growing.
 
         Raises:
             ValueError: the classifier has more outputs already.
         """
-        old = self.classifier
-        if classes < old.out_features:
-            raise ValueError(f"the classifier has {old.out_features} outputs and cannot shrink to {classes}")
-        grown = nn.Linear(self.width, classes, device="cpu").to(old.weight)
-        with torch.no_grad():
-            grown.weight[: old.out_features] = old.weight
-            grown.bias[: old.out_features] = old.bias
-        self.classifier = grown
-
-    def _project_audio(self, audio: Tensor) -> Tensor:
-        return torch.relu(self.audio_proj(audio))
-
-    def _project_visual(self, visual: Tensor) -> Tensor:
-        return torch.relu(self.visual_proj(visual))
-
-    def _classify(
-        self, audio: Tensor | None = None, visual: Tensor | None = None, attended: Attended | None = None
-    ) -> Outputs:
-        """Fuse the projected features (B,D) that there are and score the sum."""
-        present = [feature for feature in (audio, visual) if feature is not None]
-        fused = torch.stack(present).sum(dim=0)
-        return Outputs(
-            logits=self.classifier(fused),
-            fused=fused,
-            audio=_unit(audio),
-            visual=_unit(visual),
-            spatial_attention=attended.spatial if attended else None,
-            temporal_attention=attended.temporal if attended else None,
-        )
+        if classes < self.classifier.classes:
+            raise ValueError(f"the classifier has {self.classifier.classes} outputs and cannot shrink to {classes}")
+        self.classifier.grow(classes)
 
     def _checked(self, name: str, features: Tensor | None, dimensions: int) -> Tensor:
         shape, width = ("(B,D)", self.audio_width) if name == "audio" else ("(B,L,S,D)", self.width)

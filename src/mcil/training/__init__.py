@@ -1,7 +1,8 @@
 """The only training loop: task, epoch, step."""
 
+from mcil.training.closed_form import fit
 from mcil.training.engine import OnEvent, TaskData, TaskTraining
-from mcil.training.evaluation import outputs_in_batches, predict_logits, stage
+from mcil.training.evaluation import fused_features, outputs_in_batches, predict_logits, stage
 from mcil.training.interrupt import Interrupted
 from mcil.training.options import Precision, Protocol, TrainingOptions
 
@@ -13,6 +14,8 @@ __all__ = [
     "TaskData",
     "TaskTraining",
     "TrainingOptions",
+    "fit",
+    "fused_features",
     "outputs_in_batches",
     "predict_logits",
     "stage",

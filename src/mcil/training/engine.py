@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mcil.data.sampler import paired_batches
+from mcil.data.sampler import generator, joint_batches, paired_batches
 from mcil.errors import McilError
 from mcil.files import read_tensors, write_tensors
-from mcil.methods import Method
-from mcil.models import AudioVisualNet, InputScaler
-from mcil.training.evaluation import predict_logits, select_teaching, stage, teach
+from mcil.methods import GradientMethod
+from mcil.models import AudioVisualNet, InputScaler, class_means, nearest_mean_logits
+from mcil.training.evaluation import fused_features, predict_logits, select_teaching, stage, teach
 from mcil.training.interrupt import Interrupted, interrupt_requested
 from mcil.training.options import TrainingOptions
 from mcil.types import Batch, Step, Teacher, concatenate
@@ -29,14 +29,23 @@ OnEvent = Callable[[dict[str, Any]], None]
 """Is told what happened, as a JSON object, after every epoch."""
 
 
+ChooseExemplars = Callable[[Tensor], Tensor]
+"""Given fused features (N,D) of the task's training clips, says which clips the memory would keep: indices into the
+training clips followed by the memory's."""
+
+
 @dataclass(frozen=True)
 class TaskData:
-    """Clips as they are stored: the task's own, the memory's, and those that choose the best epoch."""
+    """Clips as they are stored: the task's own, the memory's, and those that choose the best epoch.
+
+    ``choose_exemplars`` is None for a method without a memory.
+    """
 
     train: Batch
     memory: Batch | None
     validation: Batch | None
     task_sizes: tuple[int, ...]
+    choose_exemplars: ChooseExemplars | None = None
 
 
 @dataclass
@@ -54,8 +63,8 @@ class TaskTraining:
 
     Args:
         fabric: device and precision.
-        network: is changed in place; its classifier already has a row for every seen class.
-        previous: the frozen network of the previous task, None in the first.
+        network: is changed in place; as the previous task left it, but its classifier already has a row for every
+            seen class.
         scaler: fitted input scaler.
         method: gives the losses.
         data: clips of the task.
@@ -73,9 +82,8 @@ class TaskTraining:
         self,
         fabric: Fabric,
         network: AudioVisualNet,
-        previous: AudioVisualNet | None,
         scaler: InputScaler,
-        method: Method,
+        method: GradientMethod,
         data: TaskData,
         options: TrainingOptions,
         seed: int,
@@ -90,12 +98,17 @@ class TaskTraining:
         self.exemplars = len(self.clips) - self.new
         validation = _validation_clips(data, options)
         self.validation = None if validation is None else stage(fabric, scaler, validation)
-        self.network = network
+        self.choose_exemplars = data.choose_exemplars
+        self.network = network.to(fabric.device)
+        self.teacher = self._prepare() if len(data.task_sizes) > 1 and not method.cumulative else None
         self.module, self.optimizer = fabric.setup(
             network,
-            torch.optim.Adam(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay),
+            torch.optim.Adam(
+                [parameter for parameter in network.parameters() if parameter.requires_grad],
+                lr=options.learning_rate,
+                weight_decay=options.weight_decay,
+            ),
         )
-        self.teacher = self._teacher(previous)
         self.place = _Place()
         self.best = _copy(network)
         self.sums: dict[str, Tensor] = {}
@@ -115,23 +128,21 @@ class TaskTraining:
             self.network.load_state_dict(self.best)
         self.network.eval()
 
-    def _teacher(self, previous: AudioVisualNet | None) -> Teacher | None:
-        if previous is None or not self.method.uses_teacher:
+    def _prepare(self) -> Teacher | None:
+        """Set the classifier's new rows where the method does so, and ask the network what it says so far."""
+        size = self.options.evaluation_batch_size
+        if self.method.imprints:
+            new = self.clips.select(torch.arange(self.new, device=self.fabric.device))
+            features = fused_features(self.fabric, self.network, new, size)
+            self.method.imprint(self.network, features, new.labels, self.seed)
+        if not self.method.uses_teacher:
             return None
-        return teach(
-            self.fabric,
-            previous,
-            self.clips,
-            self.exemplars,
-            self.options.evaluation_batch_size,
-            self.method.uses_teacher_attention,
-        )
+        old_classes = sum(self.task_sizes[:-1])
+        return teach(self.fabric, self.network, self.method, self.clips, self.exemplars, size, old_classes)
 
     def _epoch(self, interrupted: Callable[[], bool]) -> None:
         options, place, started = self.options, self.place, time.monotonic()
-        batches = paired_batches(
-            self.new, self.exemplars, options.batch_size, options.exemplar_batch_size, self.seed, place.epoch
-        )
+        batches = self._batches()
         self.module.train()
         for new, exemplars in batches[place.step :]:
             self._step(new, exemplars)
@@ -162,14 +173,24 @@ class TaskTraining:
         self.sums = {}
         place.epoch, place.step = place.epoch + 1, 0
 
+    def _batches(self) -> list[tuple[Tensor, Tensor]]:
+        options, epoch = self.options, self.place.epoch
+        if self.method.replay == "joint":
+            return joint_batches(self.new, self.exemplars, options.batch_size, self.seed, epoch)
+        return paired_batches(
+            self.new, self.exemplars, options.batch_size, options.exemplar_batch_size, self.seed, epoch
+        )
+
     def _step(self, new: Tensor, exemplars: Tensor) -> None:
         indices = torch.cat([new, exemplars + self.new]).to(self.fabric.device)
         clips = self.clips.select(indices)
         teacher = self.teacher
         if teacher is not None:
             teacher = select_teaching(teacher, indices, exemplars.to(self.fabric.device))
+        if self.options.modality_dropout:
+            clips = self._drop_modalities(clips)
         outputs = self.module(clips.audio, clips.visual, need_attention=self.method.uses_teacher_attention)
-        losses = self.method.losses(Step(outputs, clips.labels, len(exemplars), teacher, self.task_sizes))
+        losses = self.method.losses(Step(outputs, clips.labels, len(exemplars), teacher, self.task_sizes, clips.logits))
         self.optimizer.zero_grad()
         self.fabric.backward(torch.stack(list(losses.values())).sum())
         if self.options.clip_gradient:
@@ -179,12 +200,32 @@ class TaskTraining:
         for name, loss in losses.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss.detach()
 
+    def _drop_modalities(self, clips: Batch) -> Batch:
+        """Take the sound from some clips and the picture from some others: zero is a channel's mean."""
+        if clips.audio is None or clips.visual is None:
+            return clips
+        random = generator(self.seed, "modality dropout", self.place.epoch, self.place.step)
+        chance = torch.rand(len(clips), generator=random).to(clips.labels.device)
+        lost = self.options.modality_dropout
+        audio = clips.audio * (chance >= lost / 2)[:, None]
+        visual = clips.visual * ((chance < lost / 2) | (chance >= lost))[:, None, None, None]
+        return replace(clips, audio=audio, visual=visual)
+
+    def _scores(self, clips: Batch) -> Tensor:
+        """Return what classifies ``clips``: (N,C), the greatest wins."""
+        size = self.options.evaluation_batch_size
+        if not self.method.nearest_mean or self.choose_exemplars is None:
+            return predict_logits(self.fabric, self.network, clips, size)
+        features = fused_features(self.fabric, self.network, self.clips, size)
+        kept = self.choose_exemplars(features[: self.new]).to(features.device)
+        means = class_means(features[kept], self.clips.labels[kept], sum(self.task_sizes))
+        return nearest_mean_logits(fused_features(self.fabric, self.network, clips, size), means)
+
     def _validate(self) -> float | None:
         """Percent right on the validation clips, and the best network kept; the earlier one wins a tie."""
         if self.validation is None:
             return None
-        logits = predict_logits(self.fabric, self.network, self.validation, self.options.evaluation_batch_size)
-        right = (logits.argmax(dim=1) == self.validation.labels).float()
+        right = (self._scores(self.validation).argmax(dim=1) == self.validation.labels).float()
         accuracy = 100 * right.mean().item()
         if accuracy > self.place.best_accuracy:
             self.place.best_accuracy, self.place.best_epoch = accuracy, self.place.epoch

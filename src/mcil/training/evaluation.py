@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from mcil.methods import GradientMethod
 from mcil.models import AudioVisualNet, InputScaler
+from mcil.models.closed_form import ClosedFormNet
 from mcil.types import Batch, Outputs, Teacher
 
 
@@ -19,12 +21,16 @@ def stage(fabric: Fabric, scaler: InputScaler, clips: Batch) -> Batch:
     """
     clips = clips.to(fabric.device)
     audio, visual = scaler(clips.audio, clips.visual)
-    return Batch(audio, visual, clips.labels)
+    return Batch(audio, visual, clips.labels, clips.logits)
 
 
 @torch.no_grad()
 def outputs_in_batches(
-    fabric: Fabric, network: AudioVisualNet, clips: Batch, batch_size: int, need_attention: bool = False
+    fabric: Fabric,
+    network: AudioVisualNet | ClosedFormNet,
+    clips: Batch,
+    batch_size: int,
+    need_attention: bool = False,
 ) -> Iterator[Outputs]:
     """Yield the network's outputs for staged ``clips``, ``batch_size`` at a time, in order."""
     network.eval()
@@ -39,32 +45,64 @@ def predict_logits(fabric: Fabric, network: AudioVisualNet, clips: Batch, batch_
     return torch.cat([part.logits.float() for part in outputs_in_batches(fabric, network, clips, batch_size)])
 
 
+def fused_features(fabric: Fabric, network: AudioVisualNet, clips: Batch, batch_size: int) -> Tensor:
+    """Return the float32 features (N,D) that the classifier reads, of staged ``clips``."""
+    return torch.cat([part.fused.float() for part in outputs_in_batches(fabric, network, clips, batch_size)])
+
+
+@torch.no_grad()
 def teach(
-    fabric: Fabric, network: AudioVisualNet, clips: Batch, exemplars: int, batch_size: int, attention: bool
+    fabric: Fabric,
+    network: AudioVisualNet,
+    method: GradientMethod,
+    clips: Batch,
+    exemplars: int,
+    batch_size: int,
+    old_classes: int,
 ) -> Teacher:
     """Return what the frozen ``network`` says of staged ``clips``, whose last ``exemplars`` come from memory.
 
-    Computed once a task, since neither the clips nor the teacher change while the task is learnt.
+    Computed once a task, since neither the clips nor the teacher change while the task is learnt. Attention is that
+    of the exemplars only.
     """
-    if not (attention and exemplars):
-        return Teacher(predict_logits(fabric, network, clips, batch_size))
-    new = clips.select(torch.arange(len(clips) - exemplars, device=clips.labels.device))
-    old = clips.select(torch.arange(len(clips) - exemplars, len(clips), device=clips.labels.device))
-    parts = list(outputs_in_batches(fabric, network, old, batch_size, need_attention=True))
-    logits = torch.cat([predict_logits(fabric, network, new, batch_size), *(part.logits.float() for part in parts)])
-    spatial = [part.spatial_attention for part in parts if part.spatial_attention is not None]
-    temporal = [part.temporal_attention for part in parts if part.temporal_attention is not None]
-    if not spatial:
-        return Teacher(logits)
-    return Teacher(logits, torch.cat(spatial), torch.cat(temporal))
+    network.eval()
+    order = torch.arange(len(clips), device=clips.labels.device)
+    new = len(clips) - exemplars
+    said: list[Teacher] = []
+    for part, attention in ((order[:new], False), (order[new:], method.uses_teacher_attention)):
+        for indices in torch.split(part, batch_size) if len(part) else ():
+            with fabric.autocast():
+                said.append(method.teach(network, clips.select(indices), attention))
+    return Teacher(
+        torch.cat([part.logits[:, :old_classes].float() for part in said]),
+        _join_named([part.features for part in said]),
+        _join_named([part.importance for part in said]),
+        _join([part.spatial_attention for part in said]),
+        _join([part.temporal_attention for part in said]),
+    )
 
 
 def select_teaching(teacher: Teacher, indices: Tensor, exemplars: Tensor) -> Teacher:
-    """Return the teacher's logits at ``indices`` and its attention on ``exemplars`` (counted among exemplars)."""
-    if teacher.spatial_attention is None or teacher.temporal_attention is None:
-        return Teacher(teacher.logits.index_select(0, indices))
+    """Return what the teacher said of the clips at ``indices``; its attention on ``exemplars`` (counted among them)."""
+
+    def selected(named: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        return None if named is None else {name: tensor.index_select(0, indices) for name, tensor in named.items()}
+
+    spatial, temporal = teacher.spatial_attention, teacher.temporal_attention
     return Teacher(
         teacher.logits.index_select(0, indices),
-        teacher.spatial_attention.index_select(0, exemplars),
-        teacher.temporal_attention.index_select(0, exemplars),
+        selected(teacher.features),
+        selected(teacher.importance),
+        None if spatial is None else spatial.index_select(0, exemplars),
+        None if temporal is None else temporal.index_select(0, exemplars),
     )
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def _join_named(parts: Sequence[Mapping[str, Tensor] | None]) -> dict[str, Tensor] | None:
+    present = [part for part in parts if part is not None]
+    return {name: torch.cat([part[name] for part in present]) for name in present[0]} if present else None

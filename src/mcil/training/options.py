@@ -24,6 +24,8 @@ class TrainingOptions:
         learning_rate: of Adam.
         weight_decay: of Adam (added to the gradient).
         clip_gradient: largest norm of the gradient; 0 does not clip.
+        modality_dropout: share of training clips that lose their sound or their picture, either as often, in a step;
+            what is lost counts as the mean of the first task. For networks that read both.
         protocol: which epoch's network is kept. "strict": the best one on validation clips of the current task and
             the exemplars; "published": on validation clips of all classes seen, old ones included; "last": the
             last epoch's.
@@ -39,6 +41,7 @@ class TrainingOptions:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     clip_gradient: float = 0.0
+    modality_dropout: float = 0.0
     protocol: Protocol = "strict"
     precision: Precision = "float32"
     device: str = "auto"
@@ -54,3 +57,5 @@ class TrainingOptions:
         for name in ("learning_rate", "weight_decay", "clip_gradient", "checkpoint_seconds"):
             if not getattr(self, name) >= 0:
                 raise McilError(f"training: {name} must be 0 or more, but it is {getattr(self, name)}")
+        if not 0 <= self.modality_dropout <= 1:
+            raise McilError(f"training: modality_dropout must be between 0 and 1, but it is {self.modality_dropout}")

@@ -1,0 +1,37 @@
+"""LwF: learning without forgetting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from mcil.losses import separated_cross_entropy, task_distillation
+from mcil.methods.base import METHODS, GradientMethod
+from mcil.types import Step
+
+
+@METHODS.register("lwf")
+@dataclass(frozen=True)
+class Lwf(GradientMethod):
+    """Cross-entropy of the new clips among the new classes, distillation of the old tasks; no memory.
+
+    Attributes:
+        distillation_temperature: softens the probabilities that are distilled.
+    """
+
+    source: ClassVar[str] = "Li and Hoiem, Learning without Forgetting, ECCV 2016"
+    uses_teacher: ClassVar[bool] = True
+
+    distillation_temperature: float = 2.0
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return both terms; in the first task there is no teacher."""
+        logits, teacher = step.outputs.logits, step.teacher
+        losses = {"classification": separated_cross_entropy(logits, step.labels, step.old_classes)}
+        if teacher is not None:
+            losses["task_distillation"] = task_distillation(
+                logits, teacher.logits, step.task_sizes[:-1], self.distillation_temperature
+            )
+        return losses

@@ -1,0 +1,40 @@
+"""SS-IL: separated softmax for incremental learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from mcil.losses import separated_cross_entropy, task_distillation
+from mcil.methods.base import METHODS, ReplayMethod
+from mcil.types import Step
+
+
+@METHODS.register("ss-il")
+@dataclass(frozen=True)
+class SsIl(ReplayMethod):
+    """Separated softmax (eq. 12) and task-wise distillation (eq. 13), on new clips and exemplars.
+
+    Equation numbers are those of Pian et al., ICCV 2023, where this is AV-CIL without its audio-visual terms.
+
+    Attributes:
+        selection: how exemplars are chosen.
+        distillation_temperature: softens the probabilities that are distilled.
+    """
+
+    source: ClassVar[str] = "Ahn et al., SS-IL: Separated Softmax for Incremental Learning, ICCV 2021"
+    uses_teacher: ClassVar[bool] = True
+
+    distillation_temperature: float = 2.0
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return both terms; in the first task there is no teacher."""
+        logits, teacher = step.outputs.logits, step.teacher
+        losses = {"classification": separated_cross_entropy(logits, step.labels, step.old_classes)}
+        if teacher is not None:
+            losses["task_distillation"] = task_distillation(
+                logits, teacher.logits, step.task_sizes[:-1], self.distillation_temperature
+            )
+        return losses
