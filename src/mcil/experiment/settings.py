@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mcil.data.benchmarks import BENCHMARKS
 from mcil.data.scenario import Missing, Scenario
 from mcil.data.store import FeatureStore
-from mcil.errors import McilError
+from mcil.errors import McilError, did_you_mean
 from mcil.learner import Learner
 from mcil.methods import create_method
 from mcil.models.inputs import Normalize
@@ -30,7 +31,7 @@ class Experiment:
     options: Mapping[str, Any]
     memory: int
     modality: Modality
-    class_order: Sequence[str] | None
+    class_order: Sequence[str] | str | None
     class_seed: int | None
     missing: Missing
     normalize: Normalize
@@ -39,13 +40,18 @@ class Experiment:
     seed: int
     _opened: dict[str, FeatureStore] = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        # All names, also where the order was called by its name: a run folder says everything by itself.
+        object.__setattr__(self, "class_order", read_class_order(self.class_order))
+
     def open_store(self) -> FeatureStore:
         """Return the store, opened once."""
         return self._opened.setdefault("store", FeatureStore(self.store))
 
     def scenario(self) -> Scenario:
         """Return the scenario over the store; McilError where the two do not fit."""
-        return Scenario(self.open_store(), self.tasks, self.class_order, self.class_seed, self.modality, self.missing)
+        order = read_class_order(self.class_order)
+        return Scenario(self.open_store(), self.tasks, order, self.class_seed, self.modality, self.missing)
 
     def learner(self) -> Learner:
         """Return a learner that has learnt nothing yet; McilError where the method or an option is unknown."""
@@ -96,3 +102,19 @@ class Experiment:
         del config["store"], config["training"]["checkpoint_seconds"]
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-{self.modality}-seed{self.seed}-{digest[:8]}"
+
+
+def read_class_order(order: Sequence[str] | str | None) -> list[str] | None:
+    """Return the class names that a user means: all of them, or the name of a benchmark that has an order; None.
+
+    Raises:
+        McilError: there is no such benchmark.
+    """
+    if not isinstance(order, str):
+        return None if order is None else list(order)
+    if order not in BENCHMARKS:
+        raise McilError(
+            f"there is no class order '{order}'.{did_you_mean(order, BENCHMARKS)} Give all class names as a list, "
+            f"or one of: {', '.join(BENCHMARKS)}"
+        )
+    return list(BENCHMARKS[order].class_order)

@@ -18,11 +18,12 @@ from safetensors.numpy import load_file
 
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError, StoreError
+from mcil.experiment import Run
 from mcil.media import Clip
 from mcil.metrics import mean_and_spread
 from mcil.metrics.outcomes import mean, ratio
 from mcil.report.blocks import Block, Cell, Gallery, Picture, Table, Text
-from mcil.report.runs import DataSet, Method, Run
+from mcil.report.runs import DataSet, Method
 from mcil.report.tables import said
 
 Floats = npt.NDArray[np.float64]

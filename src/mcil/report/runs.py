@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-import yaml
 
 from mcil import metrics
 from mcil.errors import McilError
+from mcil.experiment import Run
 from mcil.files import read_json
+from mcil.methods import METHODS
 from mcil.metrics import Spread, mean_and_spread
-
-UPPER_BOUNDS = frozenset({"oracle"})
-"""Methods that may see all data of all classes again: a limit to compare with, not a competitor."""
 
 _NEEDED = (
     *metrics.SCALARS,
@@ -50,21 +47,6 @@ _OF_THE_RUN = frozenset(
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its folder and what the files in it say."""
-
-    folder: Path
-    result: dict[str, Any]
-    settings: dict[str, Any]
-    predictions: pl.DataFrame
-
-    @property
-    def tested(self) -> pl.DataFrame:
-        """The predictions that the headline figures come from: made from all modalities of the learner."""
-        return metrics.with_inputs(self.predictions, self.result["modality"])
-
-
-@dataclass(frozen=True)
 class Method:
     """Runs of one method with the same settings, one for each seed."""
 
@@ -73,8 +55,9 @@ class Method:
 
     @property
     def upper_bound(self) -> bool:
-        """Whether it is a limit to compare with, not a competitor."""
-        return self.runs[0].result["method"] in UPPER_BOUNDS
+        """Whether it may see all data of all classes again: a limit to compare with, not a competitor."""
+        name = self.runs[0].result["method"]
+        return name in METHODS.names() and METHODS[name].cumulative
 
     @property
     def modality(self) -> str:
@@ -151,7 +134,7 @@ def read_runs(paths: Sequence[Path]) -> list[DataSet]:
     folders = list(dict.fromkeys(folder.resolve() for path in paths for folder in _run_folders(Path(path))))
     if not folders:
         raise McilError("no run folders are given; name at least one")
-    runs = [_read(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     by_data: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         key = (run.result["data"]["checksum"], tuple(run.result["task_sizes"]))
@@ -178,22 +161,17 @@ def _looks_like_a_run(path: Path) -> bool:
     return (path / "result.json").is_file() or (path / "config.yaml").is_file()
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """Read a run folder; McilError where it is not finished or damaged."""
     if not (folder / "result.json").is_file():
         raise McilError(f"{folder}: this run is not finished; start it again with the same command, or leave it out")
     result = read_json(folder / "result.json", "result of a run")
     missing = [key for key in _NEEDED if key not in result] if isinstance(result, dict) else list(_NEEDED)
     if missing:
         raise McilError(f"{folder}: its result.json lacks {', '.join(missing[:3])}; run it again with this version")
-    try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        predictions = pl.read_parquet(folder / "predictions.parquet")
-    except (OSError, ValueError, yaml.YAMLError, pl.exceptions.PolarsError) as error:
-        reason = " ".join(str(error).split())
-        raise McilError(f"{folder}: a file of this run cannot be read ({reason}); run it again") from error
-    if not isinstance(settings, dict) or not set(metrics.COLUMNS) <= set(predictions.columns):
-        raise McilError(f"{folder}: config.yaml or predictions.parquet is not what a run writes; run it again")
-    return Run(folder, result, settings, predictions)
+    run = Run(folder, result)
+    _ = run.settings, run.predictions  # what is damaged is said before anything is written
+    return run
 
 
 def _methods(runs: list[Run]) -> list[Method]:
