@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.table import Table
 
 from mcil import report
 from mcil.cli.parser import fail
@@ -16,6 +19,7 @@ from mcil.data.store import FeatureStore
 from mcil.demo import demo
 from mcil.encoders import create_encoders
 from mcil.experiment import Run, run
+from mcil.methods import describe_methods
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -61,6 +65,23 @@ def write_report(runs: list[str], out: Path = Path("report")) -> report.ReportFi
     return files
 
 
+@dataclass(frozen=True)
+class MethodList:
+    """What ``mcil list methods`` says."""
+
+    methods: list[dict[str, Any]]
+    json: bool
+
+
+def list_methods(json: bool = False) -> MethodList:
+    """List the methods: source, modalities, memory, gradient or closed form, and options with their defaults.
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    return MethodList(describe_methods(), json)
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "data": {
@@ -75,6 +96,7 @@ COMMANDS: dict[str, Any] = {
     "extract": extract,
     "run": run,
     "report": write_report,
+    "list": {"_help": "Say what there is to choose from.", "methods": list_methods},
 }
 
 
@@ -96,6 +118,14 @@ def tell(result: Any) -> None:
             console.print(result.summary, highlight=False, markup=False)
             if result.errors:
                 fail(f"{result.manifest}: {_count(result.errors, 'error')} and {_count(result.warnings, 'warning')}")
+        case MethodList(methods, json=True):
+            print(json.dumps(methods, indent=2))
+        case MethodList(methods):
+            table = Table("method", "fit by", "memory", "source", box=None, pad_edge=False)
+            for method in methods:
+                memory = "yes" if method["memory"] else "no"
+                table.add_row(method["name"], method["kind"], memory, method["source"])
+            console.print(table)
         case report.ReportFiles():
             console.print(f"report: {result.html}", highlight=False)
         case list() if result and isinstance(result[0], Run):

@@ -17,6 +17,7 @@ from mcil.cli.parser import Parser, fail
 from mcil.errors import McilError
 
 INTERRUPTED = 130
+_WITHOUT_VALUE = frozenset({"--help", "--print_config", "--print_shtab"})
 
 
 def run_command(args: Sequence[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def run_command(args: Sequence[str] | None = None) -> None:
     given = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
     try:
         with _messages_on_stderr():
-            tell(auto_cli(COMMANDS, args=_listed(given), prog="mcil", parser_class=Parser))
+            tell(auto_cli(COMMANDS, args=_listed(_switched_on(given)), prog="mcil", parser_class=Parser))
     except McilError as error:
         fail(str(error))
     except BrokenPipeError:
@@ -61,6 +62,18 @@ def _underscored(arg: str) -> str:
         return arg
     name, equals, value = arg[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _switched_on(args: list[str]) -> list[str]:
+    """Let ``--json`` be written for ``--json true``: an option that no value follows is switched on."""
+    alone = [
+        arg.startswith("--")
+        and "=" not in arg
+        and arg not in _WITHOUT_VALUE
+        and (not after or after[0].startswith("--"))
+        for arg, after in ((arg, args[place + 1 : place + 2]) for place, arg in enumerate(args))
+    ]
+    return [f"{arg}=true" if switch else arg for arg, switch in zip(args, alone, strict=True)]
 
 
 def _listed(args: list[str]) -> list[str]:

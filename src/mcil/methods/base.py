@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_type_hints
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -158,3 +158,18 @@ def create_method(name: str, options: Mapping[str, Any] | None = None) -> Method
             raise McilError(f"method '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
         values[option] = checked_option(f"method '{name}': option '{option}'", value, types[option])
     return kind(**values)
+
+
+def describe_methods() -> list[dict[str, Any]]:
+    """Return a JSON object for each method: name, source, modalities, memory, kind, and options with their defaults."""
+    return [
+        {
+            "name": name,
+            "source": METHODS[name].source,
+            "modalities": list(get_args(Modality)),
+            "memory": METHODS[name].uses_memory,
+            "kind": "closed form" if METHODS[name].closed_form else "gradient",
+            "options": asdict(METHODS[name]()),
+        }
+        for name in METHODS.names()
+    ]
