@@ -90,6 +90,80 @@ def prepare_esc_tin24(data: Path, store: Path, work: Path) -> Prepared:
     return Prepared(store, order)
 
 
+def prepare_esc_tin24_pretrained(data: Path, store: Path, work: Path) -> Prepared:
+    """The same pairs with the features of pretrained networks that come with them (YAMNet, MobileNetV2)."""
+    file = data / "esc_tin24.npz"
+    with np.load(file, allow_pickle=False) as pairs:
+        names, classes, keys = pairs["class_names"], pairs["audio_y"], pairs["audio_key"]
+        train, test = pairs["pairs_train_f5"], pairs["pairs_test_f5"]
+        recordings = np.array([str(key).split("-")[1] for key in keys])
+        features = Paired(pairs["audio"], pairs["visual"], names, classes, keys)
+    features.write(store, train, test, recordings, {"audio": "YAMNet", "visual": "MobileNetV2"})
+    return Prepared(store, ordered(file))
+
+
+def prepare_scenes(data: Path, store: Path, work: Path) -> Prepared:
+    """Real sounds with scenes of eight real pictures, one of which sounds: 4 frames of 4x4 patches."""
+    file = data / "esc_tin24_scenes.npz"
+    if not (store / "card.json").exists():
+        with np.load(file, allow_pickle=False) as arrays:
+            names, labels = arrays["class_names"], arrays["scene_label"]
+            splits = np.array(["train", "val", "test"])[arrays["scene_split"]]
+            patches = arrays["tokens"][arrays["scene_images"]]  # (N, frames, quadrants, patches, D)
+            sounds = arrays["audio"][arrays["scene_audio"]]
+        # Quadrants and their patches are both row by row; a frame's patches become one grid, row by row.
+        count, frames, _, _, width = patches.shape
+        grid = patches.reshape(count, frames, 2, 2, 2, 2, width).transpose(0, 1, 2, 4, 3, 5, 6)
+        FeatureStore.write(
+            store,
+            labels=[str(names[label]) for label in labels],
+            splits=splits.tolist(),
+            audio=sounds,
+            visual=grid.reshape(count, frames, 16, width),
+            card={"encoders": {"visual": {"name": "MobileNetV2, 2x2 patches a picture, PCA", "grid": [4, 4]}}},
+        )
+    return Prepared(store, ordered(file))
+
+
+def prepare_av_mnist_hard(data: Path, store: Path, work: Path) -> Prepared:
+    """All degraded pairs of digits: YAMNet's features of the sounds, and the pictures' pixels."""
+    file = data / "av_mnist.npz"
+    with np.load(file, allow_pickle=False) as arrays:
+        names, classes, keys = arrays["class_names"], arrays["audio_y"], arrays["audio_key"]
+        train, test = arrays["pairs_train"], arrays["pairs_test"]
+        pixels = (arrays["image_hard"].reshape(-1, 28 * 28) / 255.0).astype(np.float32)
+        features = Paired(arrays["audio_noisy_yamnet"], pixels, names, classes, keys)
+    features.write(store, train, test, keys, {"audio": "YAMNet", "visual": "pixels"})
+    return Prepared(store, ordered(file))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Features of sounds and of pictures that are paired by class, and the sounds' classes and keys."""
+
+    audio: Array
+    visual: Array
+    names: Array
+    classes: Array
+    keys: Array
+
+    def write(self, store: Path, train: Array, test: Array, groups: Array, encoders: dict[str, str]) -> None:
+        """Write a store of pairs (rows of audio, rows of visual); an eighth of the groups of ``train`` validates."""
+        if (store / "card.json").exists():
+            return
+        held = hold_out(groups[train[:, 0]], self.classes[train[:, 0]], share=1 / 8, seed=0)
+        rows = np.concatenate([train[~held], train[held], test])
+        FeatureStore.write(
+            store,
+            labels=[str(self.names[label]) for label in self.classes[rows[:, 0]]],
+            splits=["train"] * int((~held).sum()) + ["val"] * int(held.sum()) + ["test"] * len(test),
+            audio=self.audio[rows[:, 0]],
+            visual=self.visual[rows[:, 1]][:, None, None],
+            ids=[f"{self.keys[sound]}+{picture}" for sound, picture in rows],
+            card={"encoders": {modality: {"name": name} for modality, name in encoders.items()}},
+        )
+
+
 def prepare_av_mnist(data: Path, store: Path, work: Path, clips: tuple[int, int, int] = (200, 30, 100)) -> Prepared:
     """Spoken and written digits, both degraded, as .wav and .png files: import, check and extract them.
 
@@ -205,4 +279,13 @@ REAL_DATA = {
     "esc-tin24": RealData(prepare_esc_tin24, tasks=6, memory=240),
     "av-mnist": RealData(prepare_av_mnist, tasks=5, memory=100),
     "esc10": RealData(prepare_esc10, tasks=5, memory=50, modalities=("audio",)),
+}
+
+# What the comparison of all methods runs on: the features that come with a set, where there are any.
+COMPARED = {
+    "yt8m-av30": REAL_DATA["yt8m-av30"],
+    "esc-tin24-pretrained": RealData(prepare_esc_tin24_pretrained, tasks=6, memory=240),
+    "esc-tin24-scenes": RealData(prepare_scenes, tasks=6, memory=240),
+    "av-mnist-hard": RealData(prepare_av_mnist_hard, tasks=5, memory=100),
+    "esc10": REAL_DATA["esc10"],
 }
