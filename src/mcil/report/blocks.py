@@ -56,12 +56,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side, as many as fit, with one caption that says how to read them."""
+    """Pictures side by side, as many as fit, with one caption that says how to read them; ``folded`` away at first."""
 
     caption: str
     pictures: list[Picture]
     size: Literal["small", "medium", "wide"] = "wide"
     title: str = ""
+    folded: bool = False
     kind: Literal["gallery"] = "gallery"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,12 @@ CONFUSIONS = 4  # largest ones named for each method
 
 def chapter(data: DataSet, prefix: str = "") -> Chapter:
     """Everything about one data set; ``prefix`` begins the names of its files."""
-    sections = [
-        _results(data, prefix),
-        _by_step(data, prefix),
-        _matrices(data, prefix),
-        *_forgetting(data, prefix),
-        _confusions(data, prefix),
-        Section("Accuracy by class", [tables.by_class(data, prefix)]),
-        *_inputs(data, prefix),
-        *_attention(data, prefix),
-        Section("Time and memory", [tables.costs(data, prefix)]),
-        _provenance(data, prefix),
-    ]
-    return Chapter(f"Data set {data.name}", _summary(data), sections)
+    return Chapter(f"Data set {data.name}", _summary(data), sections_of(data, tuple(SECTIONS), prefix))
+
+
+def sections_of(data: DataSet, names: Sequence[str], prefix: str = "") -> list[Section]:
+    """The sections called ``names``, which are keys of :data:`SECTIONS`, as far as there is something to show."""
+    return [section for name in names if (section := SECTIONS[name](data, prefix)) is not None]
 
 
 def _summary(data: DataSet) -> str:
@@ -75,15 +68,25 @@ def _results(data: DataSet, prefix: str) -> Section:
                 "Little forgetting says nothing by itself: a method that learns little has little to forget.",
             ],
         ),
-        Text("Each run by itself:"),
-        tables.every_run(data, prefix),
     ]
     return Section("Results", blocks)
 
 
+def _runs(data: DataSet, prefix: str) -> Section:
+    return Section("Each run by itself", [tables.every_run(data, prefix)])
+
+
+def _classes(data: DataSet, prefix: str) -> Section:
+    return Section("Accuracy by class", [tables.by_class(data, prefix)])
+
+
+def _costs(data: DataSet, prefix: str) -> Section:
+    return Section("Time and memory", [tables.costs(data, prefix)])
+
+
 def _by_step(data: DataSet, prefix: str) -> Section:
-    caption = "Each line shows how well all classes seen by then are told apart after each task; the band is one "
-    caption += "standard deviation over seeds."
+    caption = "Each line shows how well all classes seen by then are told apart after each task (mean over seeds)"
+    caption += "; the band is one standard deviation." if len(data.methods) <= figures.FEW else "."
     return Section("Accuracy as classes are added", [Gallery(caption, [figures.accuracy_by_step(data, prefix)])])
 
 
@@ -94,19 +97,21 @@ def _matrices(data: DataSet, prefix: str) -> Section:
     return Section("Accuracy on each task after each task", [Gallery(caption, pictures, size)])
 
 
-def _forgetting(data: DataSet, prefix: str) -> list[Section]:
+def _forgetting(data: DataSet, prefix: str) -> Section | None:
     if len(data.task_sizes) == 1:
-        return []
-    caption = "Higher means that more of the task was lost by the end; below zero it got better. Bars: one standard "
-    caption += "deviation over seeds."
-    return [Section("What was forgotten", [Gallery(caption, [figures.forgetting_by_task(data, prefix)])])]
+        return None
+    few = len(data.methods) <= figures.FEW
+    caption = "Higher means that more of the task was lost by the end, in points below its best; below zero it got "
+    caption += "better. " + ("Bars: one standard deviation over seeds." if few else "Means over seeds.")
+    return Section("What was forgotten", [Gallery(caption, [figures.forgetting_by_task(data, prefix)])])
 
 
 def _confusions(data: DataSet, prefix: str) -> Section:
     caption = "Rows are the true classes, columns what they were taken for after the last task (share of the row, all "
     caption += "seeds together); grey lines part the tasks."
     size: Any = "small" if len(data.class_names) <= 8 else "medium"
-    blocks: list[Block] = [Gallery(caption, figures.confusions(data, prefix), size)]
+    folded = len(data.methods) > figures.FEW
+    blocks: list[Block] = [Gallery(caption, figures.confusions(data, prefix), size, folded=folded)]
     named = [f"{method.name}: {largest}" for method in data.methods if (largest := _largest(data, method))]
     if named:
         blocks.append(Bullets("Largest confusions", named))
@@ -129,15 +134,15 @@ def _largest(data: DataSet, method: Method) -> str:
     )
 
 
-def _inputs(data: DataSet, prefix: str) -> list[Section]:
+def _inputs(data: DataSet, prefix: str) -> Section | None:
     if all(len(run.result["input_accuracy"]) < 2 for run in data.runs):
-        return []
-    return [Section("What sound and picture each contribute", [tables.by_inputs(data, prefix)])]
+        return None
+    return Section("What sound and picture each contribute", [tables.by_inputs(data, prefix)])
 
 
-def _attention(data: DataSet, prefix: str) -> list[Section]:
+def _attention(data: DataSet, prefix: str) -> Section | None:
     blocks = attention.blocks(data, prefix)
-    return [Section("Where the network looks", blocks)] if blocks else []
+    return Section("Where the network looks", blocks) if blocks else None
 
 
 def _provenance(data: DataSet, prefix: str) -> Section:
@@ -175,3 +180,19 @@ def _pairs(values: dict[str, Any]) -> str:
 
 def _distinct(values: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(values))
+
+
+SECTIONS: dict[str, Callable[[DataSet, str], Section | None]] = {
+    "results": _results,
+    "runs": _runs,
+    "steps": _by_step,
+    "matrices": _matrices,
+    "forgetting": _forgetting,
+    "confusions": _confusions,
+    "classes": _classes,
+    "inputs": _inputs,
+    "attention": _attention,
+    "costs": _costs,
+    "provenance": _provenance,
+}
+"""What can be said about a data set, in the order of a report."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mcil import metrics
-from mcil.metrics import mean_and_spread
+from mcil.metrics import Spread, mean_and_spread
 from mcil.report.blocks import Picture
 from mcil.report.runs import DataSet, Method
 
@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C564B", "#332288")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK, FAINT = "#22303c", "#d5dbe1"
+FEW = 6  # methods whose spreads can be told apart in one plot
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -38,29 +39,46 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+class Curve(NamedTuple):
+    """A method's line in a plot: ``mean`` and ``deviation`` (n,) in percent at the places ``x`` (n,)."""
+
+    name: str
+    upper_bound: bool
+    x: npt.NDArray[np.int64]
+    mean: Floats
+    deviation: Floats
+
+
 @matplotlib.rc_context(_STYLE)
 def accuracy_by_step(data: DataSet, prefix: str = "") -> Picture:
-    """Step accuracy of each method: a line for the mean over seeds and a band of a standard deviation."""
-    figure, axes = _axes(4.5, 3.2)
+    """Step accuracy of each method: a line for the mean over seeds, with the spread where few methods leave room."""
     steps = np.arange(len(data.task_sizes)) + 1
-    ends = []
-    for place, method in enumerate(data.methods):
-        mean, deviation = _mean_and_deviation(method.stack("step_accuracy"))
-        colour, look = _look(method, place)
-        axes.plot(steps, mean, color=colour, linewidth=1.8, markersize=4.5, **look)
-        axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.16, linewidth=0)
-        ends.append(float(mean[-1]))
-    axes.set_ylim(0, 102)
+    curves = [Curve(m.name, m.upper_bound, steps, *_mean_and_deviation(m.stack("step_accuracy"))) for m in data.methods]
+    figure, axes = _curves(curves)
     axes.set_xlim(0.85, len(steps) + 0.15)
     axes.set_xticks(steps)
     seen = np.cumsum(data.task_sizes)
     axes.set_xticklabels([f"{step}\n{classes}" for step, classes in zip(steps, seen, strict=True)])
     axes.set_xlabel("after task / classes seen")
     axes.set_ylabel("accuracy on all classes seen (%)")
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    _label_lines(axes, data.methods, ends)
-    finals = ", ".join(f"{m.name} {end:.1f} %" for m, end in zip(data.methods, ends, strict=True))
+    finals = ", ".join(f"{curve.name} {curve.mean[-1]:.1f} %" for curve in curves)
     return _svg(figure, f"{prefix}accuracy-by-step", "Accuracy by step", f"Accuracy after the last task: {finals}.")
+
+
+@matplotlib.rc_context(_STYLE)
+def accuracy_by_memory(lines: Mapping[str, Sequence[tuple[int, Spread]]], prefix: str = "") -> Picture:
+    """Mean accuracy of each method, given as pairs of memory size and spread over seeds, by the memory."""
+    curves = []
+    for name, points in lines.items():
+        sizes, spreads = np.array([size for size, _ in points]), [spread for _, spread in points]
+        mean = np.array([spread.mean for spread in spreads])
+        curves.append(Curve(name, False, sizes, mean, np.nan_to_num([spread.deviation for spread in spreads])))
+    figure, axes = _curves(curves)
+    axes.set_xticks(sorted({size for points in lines.values() for size, _ in points}))
+    axes.set_xlabel("exemplars kept, in clips")
+    axes.set_ylabel("mean accuracy (%)")
+    said = ", ".join(f"{curve.name} {curve.mean[0]:.1f} to {curve.mean[-1]:.1f} %" for curve in curves)
+    return _svg(figure, f"{prefix}accuracy-by-memory", "Accuracy by memory", f"From least to most memory: {said}.")
 
 
 @matplotlib.rc_context(_STYLE)
@@ -86,14 +104,36 @@ def accuracy_matrices(data: DataSet, prefix: str = "") -> list[Picture]:
 
 @matplotlib.rc_context(_STYLE)
 def forgetting_by_task(data: DataSet, prefix: str = "") -> Picture:
-    """How far each old task is below its best at the end: a mark for each method, a bar over the seeds."""
+    """How far each old task is below its best at the end: a mark for each method, a bar over the seeds.
+
+    Many methods become the rows of a heat map instead.
+    """
+    means = ", ".join(f"{m.name} {m.spread('final_forgetting').mean:.1f}" for m in data.methods)
+    draw = _forgetting_marks if len(data.methods) <= FEW else _forgetting_map
+    alt = f"Mean over the old tasks: {means}."
+    return _svg(draw(data), f"{prefix}forgetting-by-task", "Forgetting by task", alt)
+
+
+def _forgetting_map(data: DataSet) -> Figure:
+    values = np.stack([_mean_and_deviation(method.stack("forgetting_by_task"))[0] for method in data.methods])
+    rows, columns = values.shape
+    figure, axes = _axes(max(2.4, 0.5 * columns) + 1.6, 0.26 * rows + 0.8)
+    _heat_map(axes, values, "OrRd", numbers="{:.0f}" if columns <= 12 else None)
+    axes.set_aspect("auto")
+    axes.set_xticks(np.arange(columns) + 0.5, [str(task + 1) for task in range(columns)])
+    axes.set_yticks(np.arange(rows) + 0.5, [textwrap.shorten(m.name, 40, placeholder="…") for m in data.methods])
+    axes.set_xlabel("task (in order of arrival)")
+    return figure
+
+
+def _forgetting_marks(data: DataSet) -> Figure:
     old = np.arange(len(data.task_sizes) - 1) + 1
     rows = -(-len(data.methods) // 2)
     figure, axes = _axes(5.4, 2.8 + 0.2 * rows)
     gap = 0.7 / len(data.methods)
     for place, method in enumerate(data.methods):
         mean, deviation = _mean_and_deviation(method.stack("forgetting_by_task"))
-        colour, look = _look(method, place)
+        colour, look = _look(method.upper_bound, place)
         shift = (place - (len(data.methods) - 1) / 2) * gap
         marks = {"marker": look["marker"], "markersize": 5, "linestyle": "none", "color": colour}
         axes.errorbar(old + shift, mean, yerr=deviation, elinewidth=1.4, label=method.name, **marks)
@@ -104,8 +144,7 @@ def forgetting_by_task(data: DataSet, prefix: str = "") -> Picture:
     axes.set_ylabel("points below its best, at the end")
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, borderaxespad=0.2, handletextpad=0.3)
-    means = ", ".join(f"{m.name} {m.spread('final_forgetting').mean:.1f}" for m in data.methods)
-    return _svg(figure, f"{prefix}forgetting-by-task", "Forgetting by task", f"Mean over the old tasks: {means}.")
+    return figure
 
 
 @matplotlib.rc_context(_STYLE)
@@ -184,9 +223,9 @@ def _heat_map(axes: Axes, percent: Floats, colours: str, numbers: str | None) ->
             axes.text(column + 0.5, row + 0.5, numbers.format(value), ha="center", va="center", color=colour)
 
 
-def _look(method: Method, place: int) -> tuple[str, dict[str, Any]]:
+def _look(upper_bound: bool, place: int) -> tuple[str, dict[str, Any]]:
     """Colour, marker and dashes of a method; an upper bound is grey and dashed."""
-    if method.upper_bound:
+    if upper_bound:
         return "#5b6670", {"marker": "_", "linestyle": (0, (4, 2))}
     style = "-" if place < len(COLOURS) else (0, (2, 1))
     return COLOURS[place % len(COLOURS)], {
@@ -204,21 +243,46 @@ def _mean_and_deviation(values: Floats) -> tuple[Floats, Floats]:
     return mean, deviation
 
 
-def _label_lines(axes: Axes, methods: Sequence[Method], ends: Sequence[float]) -> None:
-    """Write the methods' names at the right end of their lines, moved apart where they would overlap."""
-    words = [textwrap.fill(method.name, 20) for method in methods]
-    heights = [5.2 * (word.count("\n") + 1) for word in words]
-    order = sorted(range(len(ends)), key=lambda place: (np.nan_to_num(ends[place]), place))
+def _curves(curves: Sequence[Curve]) -> tuple[Figure, Axes]:
+    """Draw lines from 0 to 100 percent with their names at the right; spreads only where few lines leave room."""
+    height = max(3.2, 0.27 * len(curves))
+    figure, axes = _axes(4.5, height)
+    for place, curve in enumerate(curves):
+        colour, look = _look(curve.upper_bound, place)
+        axes.plot(curve.x, curve.mean, color=colour, linewidth=1.8, markersize=4.5, **look)
+        if len(curves) <= FEW:
+            low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
+            axes.fill_between(curve.x, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.set_ylim(0, _TOP)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    _label_lines(axes, curves, 5.2 * 3.2 / height)
+    return figure, axes
+
+
+_TOP = 102.0  # percent at the upper edge of a plot of curves
+
+
+def _label_lines(axes: Axes, curves: Sequence[Curve], line_height: float) -> None:
+    """Write the names at the right end of the lines, moved apart where they would overlap.
+
+    A line of text takes ``line_height`` percent. A thin stroke leads from the end of a line to its name.
+    """
+    ends = [float(np.nan_to_num(curve.mean[-1])) for curve in curves]
+    words = [textwrap.fill(curve.name, 20) if len(curves) <= FEW else curve.name for curve in curves]
+    heights = [line_height * (word.count("\n") + 1) for word in words]
+    order = sorted(range(len(ends)), key=lambda place: (ends[place], place))
     middles: dict[int, float] = {}
     floor = 0.0
     for place in order:
-        middles[place] = max(float(np.nan_to_num(ends[place])), floor + heights[place] / 2)
+        middles[place] = max(ends[place], floor + heights[place] / 2)
         floor = middles[place] + heights[place] / 2
-    ceiling = 103.0
+    ceiling = _TOP + 1
     for place in reversed(order):
         middles[place] = min(middles[place], ceiling - heights[place] / 2)
         ceiling = middles[place] - heights[place] / 2
-    for place, (method, word) in enumerate(zip(methods, words, strict=True)):
-        colour, _ = _look(method, place)
-        height = middles[place] / 102
-        axes.text(1.015, height, word, transform=axes.transAxes, color=colour, va="center", size=8.5)
+    for place, (curve, word) in enumerate(zip(curves, words, strict=True)):
+        colour, _ = _look(curve.upper_bound, place)
+        height = middles[place] / _TOP
+        last = axes.transAxes
+        axes.plot([1.005, 1.03], [ends[place] / _TOP, height], transform=last, color=colour, lw=0.7, clip_on=False)
+        axes.text(1.04, height, word, transform=last, color=colour, va="center", size=8.5)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mcil.report.blocks import Cell, Chapter
+from mcil.report.blocks import Cell, Chapter, Table
 
 
 def anchor(title: str) -> str:
@@ -26,6 +26,13 @@ def markdown(title: str, chapters: Sequence[Chapter]) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
+def markdown_table(table: Table) -> str:
+    """Render a table as Markdown, numbers aligned to the right."""
+    lines = [f"| {' | '.join(table.columns)} |", f"|---|{'---:|' * (len(table.columns) - 1)}"]
+    lines += [f"| {' | '.join(map(_markdown_cell, row))} |" for row in table.rows]
+    return "\n".join(lines)
+
+
 def _environment(escape: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("mcil.report"),
@@ -35,7 +42,7 @@ def _environment(escape: bool) -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters["anchor"] = anchor
-    environment.filters["markdown_cell"] = _markdown_cell
+    environment.filters["markdown_table"] = markdown_table
     return environment
 
 

@@ -84,7 +84,7 @@ def results(data: DataSet, prefix: str = "") -> Table:
             "seeds": len(method.runs),
         }
         for key in SCALARS:
-            record |= _numbers(key, method.spread(key))
+            record |= numbers(key, method.spread(key))
         records.append(record)
     caption = "Percent; mean ± sample standard deviation over seeds."
     if any(winners.values()):
@@ -162,7 +162,7 @@ def by_inputs(data: DataSet, prefix: str = "") -> Table:
             steps = [r.result["input_accuracy"][kind] for r in method.runs if kind in r.result["input_accuracy"]]
             spread = mean_and_spread(mean_and_spread(values).mean for values in steps)
             cells.append(Cell(said(spread), shade=_shade(spread)))
-            record |= _numbers(kind.replace("-", "_"), spread)
+            record |= numbers(kind.replace("-", "_"), spread)
         rows.append(cells)
         records.append(record)
     return Table(
@@ -191,7 +191,7 @@ def costs(data: DataSet, prefix: str = "") -> Table:
         )
         record: dict[str, Any] = {"method": method.name}
         for key in figures:
-            record |= _numbers(key, method.spread(key))
+            record |= numbers(key, method.spread(key))
         records.append(record)
     return Table(
         f"{prefix}costs",
@@ -209,7 +209,8 @@ def _minutes(seconds: float) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-def _numbers(key: str, spread: Spread) -> dict[str, float | None]:
+def numbers(key: str, spread: Spread) -> dict[str, float | None]:
+    """Mean and deviation as machines read them: ``key`` and ``key_std``."""
     return {key: _plain(spread.mean), f"{key}_std": _plain(spread.deviation)}
 
 
