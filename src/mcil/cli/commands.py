@@ -14,6 +14,7 @@ from mcil import report
 from mcil.cli.parser import fail
 from mcil.data import extraction, synthetic
 from mcil.data.check import CheckReport, Problem, check_manifest
+from mcil.data.fetch import fetch_avcil_features
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
 from mcil.demo import demo
@@ -85,11 +86,15 @@ def list_methods(json: bool = False) -> MethodList:
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "data": {
-        "_help": "Make, import and check clips.",
+        "_help": "Make, import, fetch and check clips.",
         "make": synthetic.make,
         "import": {
             "_help": "Turn data as it is found into a manifest, or arrays into a feature store.",
             **{name: IMPORTERS[name] for name in IMPORTERS.names()},
+        },
+        "fetch": {
+            "_help": "Download published features and turn them into a feature store.",
+            "avcil-features": fetch_avcil_features,
         },
         "check": check_manifest,
     },
