@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcil.models import AudioVisualNet
+from mcil.models import AudioVisualNet, ProxyClassifier
 from mcil.types import Modality
 
 
@@ -49,6 +49,21 @@ class Golden:
         network = AudioVisualNet(self.meta["dim"], len(weights["classifier.bias"]), modality)
         network.load_state_dict(weights)
         return network
+
+    def afc_network(self, prefix: str) -> AudioVisualNet:
+        """Return the network with proxies whose weights are "afc_old" or "afc_new"; here the old proxies may learn."""
+        width, proxies = self.meta["dim"], self.meta["afc_proxies"]
+        weights = {AFC_NAMES.get(name, name): weight for name, weight in self.weights(prefix).items()}
+        classifier = ProxyClassifier(width, len(weights["classifier.old"]) // proxies, proxies)
+        classifier.grow(classifier.classes + len(weights["classifier.new"]) // proxies)
+        network = AudioVisualNet(width, classifier.classes, classifier=classifier)
+        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        classifier.old.requires_grad_()
+        return network
+
+
+# Names of the same weights in this package.
+AFC_NAMES = {"classifier.fc1.weight": "classifier.old", "classifier.fc2.weight": "classifier.new"}
 
 
 def load(step: int) -> Golden:
