@@ -129,6 +129,10 @@ def logit_replay(logits: Tensor, stored: Tensor) -> Tensor:
     The mean is over what was known when a clip was stored; NaN marks what was not, and where nothing is known the
     loss is 0. Source: Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020, eq. 6.
     """
+    if stored.ndim != 2 or len(stored) != len(logits) or stored.shape[1] > logits.shape[1]:
+        raise ValueError(
+            f"stored logits {tuple(stored.shape)} must be (B,{logits.shape[1]} or fewer) with B = {len(logits)}"
+        )
     logits, stored = _widen(logits)[:, : stored.shape[1]], _widen(stored)
     known = ~stored.isnan()
     difference = torch.where(known, logits - stored.nan_to_num(), 0.0)
@@ -143,6 +147,8 @@ def nca(logits: Tensor, labels: Tensor, margin: Tensor | float, form: Literal["c
     al.: all similarities are taken relative to the greatest, so that a margin on all of them cancels, and in the
     sum the target counts as exp(0). A single class has nothing to be told apart from: 0 either way.
     """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits {tuple(logits.shape)} must be (B,C) and labels {tuple(labels.shape)} (B,)")
     logits = _widen(logits)
     target = logits.gather(1, labels[:, None]).squeeze(1)
     if logits.shape[1] == 1:
@@ -168,6 +174,9 @@ def feature_discrepancy(
     """
     total = torch.zeros(())
     for name, feature in student.items():
+        if feature.shape != teacher[name].shape:
+            shapes = f"student {tuple(feature.shape)} and teacher {tuple(teacher[name].shape)}"
+            raise ValueError(f"the {name} features of {shapes} differ")
         distance = torch.linalg.vector_norm(_widen(feature) - _widen(teacher[name]), dim=1)
         weighted = distance if importance is None else importance[name] * distance
         total = total.to(weighted) + weighted.mean()
