@@ -16,8 +16,12 @@ import golden
 from mcil.losses import (
     attention_distillation,
     class_similarity,
+    feature_discrepancy,
     instance_similarity,
+    logit_replay,
+    nca,
     separated_cross_entropy,
+    sigmoid_distillation,
     task_distillation,
 )
 
@@ -99,6 +103,50 @@ def naive_task(student: Tensor, teacher: Tensor, task_sizes: list[int], temperat
     return total
 
 
+def sigmoid(score: float) -> float:
+    return 1 / (1 + math.exp(-score))
+
+
+def naive_sigmoid(student: Tensor, teacher: Tensor, squash: str) -> float:
+    total = 0.0
+    for score, target in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True):
+        p, q = sigmoid(target), sigmoid(sigmoid(score) if squash == "double" else score)
+        total -= p * math.log(q) + (1 - p) * math.log(1 - q)
+    return total / student.numel()
+
+
+def naive_replay(logits: list[list[float]], stored: list[list[float]]) -> float:
+    errors = [
+        (now - then) ** 2
+        for row, kept in zip(logits, stored, strict=True)
+        for now, then in zip(row, kept, strict=False)
+        if not math.isnan(then)
+    ]
+    return sum(errors) / len(errors) if errors else 0.0
+
+
+def naive_nca(logits: list[list[float]], labels: list[int], margin: float, form: str) -> float:
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        others = [score for number, score in enumerate(row) if number != label]
+        if form == "paper":
+            total += math.log(sum(map(math.exp, others))) - (row[label] - margin) if others else 0.0
+        else:
+            scores = [score - margin - max(other - margin for other in row) for score in row]
+            others = [score for number, score in enumerate(scores) if number != label]
+            total -= scores[label] - math.log(1 + sum(map(math.exp, others)))
+    return total / len(logits)
+
+
+def naive_discrepancy(student: dict[str, Tensor], teacher: dict[str, Tensor], weights: dict[str, Tensor]) -> float:
+    total = 0.0
+    for name, features in student.items():
+        for clip, (new, old) in enumerate(zip(features.tolist(), teacher[name].tolist(), strict=True)):
+            distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(new, old, strict=True)))
+            total += weights[name][clip].item() * distance / len(features)
+    return total
+
+
 @quick
 @given(seeds, sizes, sizes, st.sampled_from([0.05, 0.3, 1.0]))
 def test_similarities_are_what_loops_compute(seed: int, clips: int, width: int, tau: float) -> None:
@@ -143,6 +191,72 @@ def test_task_distillation_is_what_loops_compute(
 
 
 @quick
+@given(seeds, sizes, sizes, st.sampled_from(["single", "double"]))
+def test_sigmoid_distillation_is_what_loops_compute(seed: int, clips: int, old: int, squash: str) -> None:
+    student, teacher = normal(seed, clips, old), normal(seed + 1, clips, old)
+    loss = sigmoid_distillation(student, teacher, squash)
+    assert loss.item() == pytest.approx(naive_sigmoid(student, teacher, squash))
+
+
+@quick
+@given(seeds, sizes, sizes, st.integers(0, 3), st.floats(0, 1))
+def test_logit_replay_is_what_loops_compute(seed: int, clips: int, known: int, new: int, share: float) -> None:
+    logits, stored = normal(seed, clips, known + new), normal(seed + 1, clips, known)
+    unknown = torch.rand(clips, known, generator=torch.Generator().manual_seed(seed)) < share
+    stored[unknown] = math.nan
+    logits.requires_grad_()
+    loss = logit_replay(logits, stored)
+    assert loss.item() == pytest.approx(naive_replay(logits.tolist(), stored.tolist()))
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad[:, :known] == 0, unknown)
+    assert logits.grad[:, known:].count_nonzero() == 0
+
+
+@quick
+@given(seeds, sizes, sizes, st.floats(0, 3), st.sampled_from(["code", "paper"]))
+def test_nca_is_what_loops_compute(seed: int, clips: int, classes: int, margin: float, form: str) -> None:
+    """Also with one class: there is nothing to be told apart from."""
+    logits, labels = normal(seed, clips, classes), whole(seed, classes, clips)
+    loss = nca(logits.requires_grad_(), labels, margin, form)
+    assert loss.item() == pytest.approx(naive_nca(logits.tolist(), labels.tolist(), margin, form), abs=1e-12)
+    assert torch.equal(nca(logits, labels, torch.tensor(margin, dtype=torch.float64), form), loss)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    if classes == 1:
+        assert loss.item() == 0
+
+
+@quick
+@given(seeds, sizes, sizes, st.lists(st.sampled_from(["audio", "visual", "pooled"]), min_size=1, unique=True))
+def test_feature_discrepancy_is_what_loops_compute(seed: int, clips: int, width: int, names: list[str]) -> None:
+    student = {name: unit(seed + number, clips, width) for number, name in enumerate(names)}
+    teacher = {name: unit(seed + 10 + number, clips, width) for number, name in enumerate(names)}
+    weights = {name: normal(seed + 20 + number, clips).abs() for number, name in enumerate(names)}
+    ones = {name: torch.ones(clips) for name in names}
+    weighted = feature_discrepancy(student, teacher, weights)
+    assert weighted.item() == pytest.approx(naive_discrepancy(student, teacher, weights), abs=1e-12)
+    plain = feature_discrepancy(student, teacher)
+    assert plain.item() == pytest.approx(naive_discrepancy(student, teacher, ones), abs=1e-12)
+
+
+def test_the_margin_of_the_published_nca_cancels_and_that_of_the_paper_counts() -> None:
+    logits, labels = normal(0, 4, 5), whole(0, 5, 4)
+    assert torch.equal(nca(logits, labels, 0.0), nca(logits, labels, 3.0))
+    torch.testing.assert_close(nca(logits, labels, 3.0, "paper"), nca(logits, labels, 0.0, "paper") + 3)
+
+
+def test_features_that_have_not_moved_cost_nothing_and_have_a_gradient() -> None:
+    """The length of a vector has no derivative at zero, where every student begins."""
+    features = unit(0, 4, 3).requires_grad_()
+    loss = feature_discrepancy({"audio": features}, {"audio": features.detach()})
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert loss.item() == 0
+    assert gradient.count_nonzero() == 0
+
+
+@quick
 @given(seeds, st.floats(-50, 50), st.floats(-50, 50))
 def test_shifting_logits_changes_nothing(seed: int, shift_old: float, shift_new: float) -> None:
     """Old and new classes do not compete, nor do tasks: each may be shifted by itself."""
@@ -164,6 +278,8 @@ def test_divergences_are_positive_and_vanish_when_student_is_teacher(seed: int) 
     student, teacher = normal(seed, 3, 4, 2).softmax(1), normal(seed + 1, 3, 4, 2).softmax(1)
     assert attention_distillation(student, teacher, 1) > 0
     assert attention_distillation(teacher, teacher, 1).item() == pytest.approx(0, abs=1e-12)
+    student, teacher = normal(seed, 3, 4), normal(seed + 1, 3, 4)
+    assert sigmoid_distillation(student, teacher) > sigmoid_distillation(teacher, teacher)
 
 
 @quick
@@ -182,6 +298,11 @@ def test_the_order_of_the_batch_does_not_matter(seed: int, order: list[int]) -> 
                 attention_distillation(maps[rows], old_maps[rows], 1),
                 separated_cross_entropy(logits[rows], labels[rows], 3),
                 task_distillation(logits[rows], old_logits[rows], [2, 1], 2.0),
+                sigmoid_distillation(logits[rows, :3], old_logits[rows]),
+                logit_replay(logits[rows], old_logits[rows]),
+                nca(logits[rows], labels[rows], 0.6),
+                nca(logits[rows], labels[rows], 0.6, "paper"),
+                feature_discrepancy({"audio": audio[rows]}, {"audio": visual[rows]}, {"audio": logits[rows, 0]}),
             ]
         )
 
@@ -200,6 +321,12 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert check(lambda x: attention_distillation(x.softmax(1), teacher, 1), (scores,))
     assert check(lambda x: separated_cross_entropy(x, new_labels, 3), (logits,))
     assert check(lambda x: task_distillation(x, old_logits, [1, 2], 2.0), (logits,))
+    assert check(lambda x: sigmoid_distillation(x[:, :3], old_logits), (logits,))
+    assert check(lambda x: sigmoid_distillation(x[:, :3], old_logits, "double"), (logits,))
+    assert check(lambda x: logit_replay(x, old_logits), (logits,))
+    assert check(lambda x: nca(x, new_labels, 0.6), (logits,))
+    assert check(lambda x: nca(x, new_labels, 0.6, "paper"), (logits,))
+    assert check(lambda x: feature_discrepancy({"audio": x}, {"audio": visual.detach()}), (audio,))
 
 
 @pytest.mark.parametrize("label", [0, 4])
@@ -253,8 +380,13 @@ def test_losses_are_float32_under_autocast_and_from_narrow_types() -> None:
             attention_distillation(logits.softmax(1).bfloat16(), logits.softmax(1), 1),
             separated_cross_entropy(logits.bfloat16(), labels, 3),
             task_distillation(logits.bfloat16(), teacher.half(), [3], 2.0),
+            sigmoid_distillation(logits[:, :3].bfloat16(), teacher.half()),
+            logit_replay(logits.bfloat16(), teacher.half()),
+            nca(logits.bfloat16(), labels, 0.6),
+            nca(logits.bfloat16(), labels, 0.6, "paper"),
+            feature_discrepancy({"audio": audio.bfloat16()}, {"audio": visual.half()}),
         ]
-    assert [loss.dtype for loss in narrow] == [torch.float32] * 5
+    assert [loss.dtype for loss in narrow] == [torch.float32] * 10
     torch.testing.assert_close(narrow[0], exact, rtol=0.05, atol=0.0)
 
 
@@ -275,6 +407,21 @@ def test_wrong_shapes_and_options_are_refused() -> None:
     for student, teacher in ((audio, audio[:, :2]), (audio[:2], audio), (audio[:, :2], audio), (audio[0], audio)):
         with pytest.raises(ValueError, match="with 3 old classes"):
             task_distillation(student, teacher, [1, 2], 2.0)
+    with pytest.raises(ValueError, match=r"student \(4, 3\) and teacher \(4, 2\) differ"):
+        sigmoid_distillation(audio, audio[:, :2])
+    with pytest.raises(ValueError, match="'single' or 'double'"):
+        sigmoid_distillation(audio, audio, "triple")
+    for stored in (audio[:1], torch.zeros(4, 4), audio[0]):
+        with pytest.raises(ValueError, match=r"stored logits .* must be \(B,3 or fewer\) with B = 4"):
+            logit_replay(audio, stored)
+    for wrong in (labels[:1], labels[:, None]):
+        with pytest.raises(ValueError, match=r"logits \(4, 3\) must be \(B,C\) and labels"):
+            nca(audio, wrong, 0.6)
+    with pytest.raises(ValueError, match="'code' or 'paper'"):
+        nca(audio, labels, 0.6, "book")
+    for other in (audio[:1], audio[:, :1]):
+        with pytest.raises(ValueError, match=r"visual features of student .* and teacher .* differ"):
+            feature_discrepancy({"visual": audio}, {"visual": other})
 
 
 @pytest.fixture(params=[1, 2])
@@ -312,3 +459,12 @@ def test_classification_and_task_distillation_match_the_published_code(published
         logits[new], teacher[new], published.old_task_sizes, temperature
     )
     golden.assert_matches(learning_without_forgetting, published["loss_lwf"])
+
+
+def test_sigmoid_distillation_matches_the_published_code(published: golden.Golden) -> None:
+    logits, labels, old = published["logits"], published["labels"], published.old_classes
+    plain = F.cross_entropy(logits, labels)
+    golden.assert_matches(plain, published["loss_icarl_step0"])
+    for squash, name in (("double", "loss_icarl"), ("single", "loss_icarl_single_sigmoid")):
+        distillation = sigmoid_distillation(logits[:, :old], published["old_logits"], squash)
+        golden.assert_matches(plain + distillation, published[name])

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcil.data.sampler import derive_seed, generator, paired_batches, shuffled_batches
+from mcil.data.sampler import derive_seed, generator, joint_batches, paired_batches, shuffled_batches
 
 counts = st.integers(1, 60)
 sizes = st.integers(1, 20)
@@ -60,8 +60,37 @@ def test_new_clips_and_exemplars_are_shuffled_independently() -> None:
     assert not torch.equal(new, exemplars)
 
 
+@given(st.integers(0, 40), st.integers(0, 30), sizes, seeds)
+def test_joint_batches_are_parts_of_one_shuffled_set(new: int, exemplars: int, size: int, seed: int) -> None:
+    pairs = joint_batches(new, exemplars, size, seed)
+    together = new + exemplars
+    lengths = [len(own) + len(old) for own, old in pairs]
+    assert lengths == ([size] * (together // size) if together >= size else [together] * (together > 0))
+    first = [index for own, _ in pairs for index in own.tolist()]
+    second = [index for _, old in pairs for index in old.tolist()]
+    assert len(set(first)) == len(first)
+    assert set(first) <= set(range(new))
+    assert len(set(second)) == len(second)
+    assert set(second) <= set(range(exemplars))
+    if together and (together < size or together % size == 0):
+        assert (len(first), len(second)) == (new, exemplars)
+    again = joint_batches(new, exemplars, size, seed)
+    assert all(
+        torch.equal(a, b) for one, other in zip(pairs, again, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_joint_batches_mix_new_clips_and_exemplars_by_chance() -> None:
+    """Over many epochs each batch holds as many exemplars as their share, but not always."""
+    shares = [len(old) for epoch in range(50) for _, old in joint_batches(60, 20, 8, 0, epoch)]
+    assert 1.8 < sum(shares) / len(shares) < 2.2
+    assert len(set(shares)) > 3
+    assert {len(own) + len(old) for own, old in joint_batches(60, 20, 8, 0, 1)} == {8}
+
+
 def test_no_clips_give_no_batch() -> None:
     assert shuffled_batches(0, 4, 0) == []
+    assert joint_batches(0, 0, 4, 0) == []
     assert paired_batches(0, 5, 4, 4, 0) == []
 
 
