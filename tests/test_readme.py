@@ -26,9 +26,10 @@ from mcil.methods import METHODS, create_method
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")])
 README = (ROOT / "README.md").read_text()
 CONFIG = "configs/av-cil.yaml"
+METHOD_PAGES = ROOT / "docs" / "methods"
 
 
 def commands(tree: Mapping[str, Any] = COMMANDS, name: str = "mcil") -> Iterator[tuple[str, Any]]:
@@ -55,6 +56,12 @@ def options(command: Any) -> dict[str, Any]:
 def table(text: str) -> dict[str, Any]:
     """Return the first two columns of the option tables in ``text``."""
     return {name: yaml.safe_load(value) for name, value in re.findall(r"^\| `(?:--)?([\w.]+)` \| (.*?) \|", text, re.M)}
+
+
+def method_rows() -> dict[str, tuple[str, ...]]:
+    """Return the page of each method and the other cells of its row, from the table of methods."""
+    rows = re.findall(r"^\| \[`(.+?)`\]\((.+?)\) \| (.*) \|$", (METHOD_PAGES / "README.md").read_text(), re.M)
+    return {name: (page, *cells.split(" | ")) for name, page, cells in rows}
 
 
 def calls() -> list[str]:
@@ -121,10 +128,26 @@ def test_the_commands_page_has_no_other_command() -> None:
     assert sorted(named) == sorted(name for name, _ in commands())
 
 
-def test_the_methods_page_has_every_option_and_default_of_av_cil() -> None:
-    method = create_method("av-cil")
-    defaults = {field.name: field.default for field in fields(method)}
-    assert table((ROOT / "docs" / "av-cil.md").read_text()) == defaults
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_table_of_methods_says_what_each_is(name: str) -> None:
+    method = METHODS[name]
+    _, kind, memory, teacher, classifier, source = method_rows()[name]
+    assert kind == ("closed form" if method.closed_form else "gradient")
+    assert memory == ("yes" if method.uses_memory else "no")
+    assert teacher == ("yes" if getattr(method, "uses_teacher", False) else "no")
+    assert (classifier == "nearest mean of exemplars") == getattr(method, "nearest_mean", False)
+    assert source == method.source
+
+
+def test_the_table_of_methods_has_no_other_method() -> None:
+    assert sorted(method_rows()) == METHODS.names()
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_page_of_a_method_has_every_option_and_default(name: str) -> None:
+    page, *_ = method_rows()[name]
+    defaults = {field.name: field.default for field in fields(create_method(name))}
+    assert table((METHOD_PAGES / page).read_text()) == defaults
 
 
 def test_the_configuration_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +205,7 @@ def test_the_real_data_table_is_that_of_the_kept_results() -> None:
 
 
 def test_the_shares_of_new_and_old_classes_are_those_of_the_kept_results() -> None:
-    page = (ROOT / "docs" / "av-cil.md").read_text()
+    page = (METHOD_PAGES / "av-cil.md").read_text()
     rows = page.partition("<!-- new and old: begin -->\n")[2].partition("<!-- new and old: end -->")[0].splitlines()[2:]
     for row in rows:
         (name,) = re.findall(r"`(.*?)`", row)
@@ -197,8 +220,13 @@ def test_the_shares_of_new_and_old_classes_are_those_of_the_kept_results() -> No
 
 
 def test_the_readme_leads_to_every_page() -> None:
-    for page in ROOT.glob("docs/*.md"):
-        assert f"](docs/{page.name})" in README, page.name
+    for page in [*ROOT.glob("docs/*.md"), METHOD_PAGES / "README.md"]:
+        assert f"]({page.relative_to(ROOT).as_posix()})" in README, page.name
+
+
+def test_the_table_of_methods_leads_to_every_page_of_a_method() -> None:
+    pages = {page.name for page in METHOD_PAGES.glob("*.md")} - {"README.md"}
+    assert pages == {page for page, *_ in method_rows().values()}
 
 
 def test_the_readme_names_every_method_that_there_is() -> None:
