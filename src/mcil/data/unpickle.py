@@ -255,7 +255,11 @@ class _Machine(pickle._Unpickler):
         self._source = _Exact(file)
         super().__init__(self._source, encoding="latin1")
         multiarray = {"_reconstruct": lambda *_: StoredArray(path), "scalar": _scalar}
-        sets = {"set": lambda items: set(_keys(items)), "frozenset": lambda items: frozenset(_keys(items))}
+        builtin = {
+            "set": lambda items: set(_keys(items)),
+            "frozenset": lambda items: frozenset(_keys(items)),
+            "bytes": lambda: b"",  # protocol 2 has no other word for no bytes
+        }
         self._stand_ins: dict[str, dict[str, Any]] = {
             "numpy": {"dtype": _Type, "ndarray": None},
             "numpy.core.multiarray": multiarray,
@@ -263,8 +267,8 @@ class _Machine(pickle._Unpickler):
             "numpy._core.numeric": {"_frombuffer": self._from_buffer},
             "numpy.core.numeric": {"_frombuffer": self._from_buffer},
             "_codecs": {"encode": _encode},
-            "builtins": sets,
-            "__builtin__": sets,
+            "builtins": builtin,
+            "__builtin__": builtin,
         }
         self._path = path
 

@@ -240,41 +240,39 @@ def _write(
     """Write what is still to be written of the store, shard after shard; return how many videos had no features."""
     with StoreWriter(out, specs, records, card) as writer:
         pending = writer.pending()
-        todo = sum(len(writer.rows(number)) for number in pending)
-        with progress("converting", len(records), len(records) - todo) as advance:
+        clips = sum(len(writer.rows(number)) for number in pending)
+        with progress("converting", len(records), len(records) - clips) as advance:
             for number in pending:
-                rows, failures = [], []
-                arrays: dict[str, list[torch.Tensor]] = {name: [] for name in specs}
-                for row in writer.rows(number):
-                    video = str(records[row].source)
-                    lacking = [name for name, source in sources.items() if video not in source]
-                    if lacking:
-                        failures.append(Failure(row, f"no {' and '.join(lacking)} features"))
-                    else:
-                        rows.append(row)
-                        for name, source in sources.items():
-                            arrays[name].append(_converted(source, video, name, specs[name]))
+                failures = [
+                    Failure(row, f"no {' and '.join(lacking)} features")
+                    for row in writer.rows(number)
+                    if (lacking := [name for name, source in sources.items() if str(records[row].source) not in source])
+                ]
+                rows = sorted(set(writer.rows(number)) - {failure.row for failure in failures})
+                arrays = {
+                    name: torch.empty(len(rows), *spec.shape, dtype=DTYPES[spec.dtype]) for name, spec in specs.items()
+                }
+                for place, row in enumerate(rows):
+                    for name, source in sources.items():
+                        arrays[name][place] = _checked(source, str(records[row].source), name, specs[name])
                     advance()
-                stacked = {name: _stacked(items, specs[name]) for name, items in arrays.items()}
-                writer.write(number, rows, stacked, [True] * len(rows), [True] * len(rows), failures)
+                for _ in failures:
+                    advance()
+                writer.write(number, rows, arrays, [True] * len(rows), [True] * len(rows), failures)
         writer.finish()
         return len(writer.failures())
 
 
-def _stacked(items: list[torch.Tensor], spec: ArraySpec) -> torch.Tensor:
-    return torch.stack(items) if items else torch.empty(0, *spec.shape, dtype=DTYPES[spec.dtype])
-
-
-def _converted(source: _Features, video: str, name: str, spec: ArraySpec) -> torch.Tensor:
-    """Return the features of a video as they are stored."""
+def _checked(source: _Features, video: str, name: str, spec: ArraySpec) -> torch.Tensor:
+    """Return the features of a video as float32, in the shape in which they are stored."""
     found = source.read(video)
     if found.shape != _FOUND[name]:
         raise McilError(f"{source.path}: '{video}' has shape {found.shape}; {_FOUND[name]} is needed")
     if found.dtype.kind != "f":
         raise McilError(f"{source.path}: '{video}' is of type {found.dtype}; floating-point numbers are needed")
-    if not np.isfinite(found).all():
+    largest = max(abs(float(found.min())), abs(float(found.max())))  # NaN if one value is
+    if not np.isfinite(largest):
         raise McilError(f"{source.path}: the features of '{video}' are not finite; get the file again")
-    stored = torch.from_numpy(found.astype(np.float32)).to(DTYPES[spec.dtype]).reshape(spec.shape)
-    if not torch.isfinite(stored).all():
+    if largest > torch.finfo(DTYPES[spec.dtype]).max:
         raise McilError(f"{source.path}: the features of '{video}' do not fit into {spec.dtype}; choose float32")
-    return stored
+    return torch.from_numpy(found.astype(np.float32)).reshape(spec.shape)
