@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcil import report
-from mcil.cli.parser import fail
+from mcil.cli.parser import fail, fail_runs
 from mcil.data import extraction, synthetic
 from mcil.data.check import CheckReport, Problem, check_manifest
 from mcil.data.fetch import fetch_avcil_features
@@ -21,6 +21,7 @@ from mcil.demo import demo
 from mcil.encoders import create_encoders
 from mcil.experiment import Run, run
 from mcil.methods import describe_methods
+from mcil.suites import bench
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -100,6 +101,7 @@ COMMANDS: dict[str, Any] = {
     },
     "extract": extract,
     "run": run,
+    "bench": bench,
     "report": write_report,
     "list": {"_help": "Say what there is to choose from.", "methods": list_methods},
 }
@@ -131,6 +133,11 @@ def tell(result: Any) -> None:
                 memory = "yes" if method["memory"] else "no"
                 table.add_row(method["name"], method["kind"], memory, method["source"])
             console.print(table)
+        case report.ComparisonFiles():
+            report.print_comparison(result.comparison, console)
+            for path in (result.markdown, result.latex, result.csv, result.report.html):
+                console.print(f"wrote {path}", highlight=False)
+            fail_runs(result.comparison.failures)
         case report.ReportFiles():
             console.print(f"report: {result.html}", highlight=False)
         case list() if result and isinstance(result[0], Run):

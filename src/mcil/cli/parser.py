@@ -6,13 +6,14 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
 from mcil.errors import did_you_mean
 
-USER_ERROR = 2
+RUNS_FAILED, USER_ERROR = 1, 2
 _UNKNOWN = (
     re.compile(r"unrecognized arguments: -*(?P<name>[\w.-]+)"),
     re.compile(r"(?P<below>[\w.]+)' does not accept option '(?P<name>[^']+)'"),
@@ -45,6 +46,14 @@ def fail(message: str) -> NoReturn:
     """Print ``message`` as one line on standard error and exit with code 2."""
     sys.stderr.write(f"mcil: {' '.join(message.split())}\n")
     raise SystemExit(USER_ERROR)
+
+
+def fail_runs(failures: Sequence[str]) -> None:
+    """Print a line on standard error for each of the runs that failed, and exit with code 1; return where none did."""
+    for failure in failures:
+        sys.stderr.write(f"mcil: failed: {' '.join(failure.split())}\n")
+    if failures:
+        raise SystemExit(RUNS_FAILED)
 
 
 class Parser(ArgumentParser):

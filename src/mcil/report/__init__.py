@@ -43,13 +43,13 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class ComparisonFiles:
-    """The files of a comparison, and which runs failed, a line for each."""
+    """A comparison and its files."""
 
+    comparison: Comparison
     report: ReportFiles
     markdown: Path
     latex: Path
     csv: Path
-    failures: list[str]
 
 
 def write(runs: Sequence[Path], out: Path) -> ReportFiles:
@@ -81,7 +81,7 @@ def write_comparison(comparison: Comparison, out: Path) -> ComparisonFiles:
     said = [finding.said for finding in comparisons.findings(comparison)]
     failures = [f"Failed: {failure}" for failure in comparison.failures]
     report = _write(comparison.title, [comparisons.chapter(comparison)], out)
-    files = ComparisonFiles(report, out / "table.md", out / "table.tex", out / "table.csv", comparison.failures)
+    files = ComparisonFiles(comparison, report, out / "table.md", out / "table.tex", out / "table.csv")
     below = "".join(f"\n{line}\n" for line in (table.caption, *said, *failures))
     write_text(files.markdown, f"# {comparison.title}\n\n{markdown_table(table)}\n{below}")
     write_text(files.latex, latex_table(table, [*said, *failures]))
