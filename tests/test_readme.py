@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -239,29 +240,39 @@ def test_pictures_are_small() -> None:
         assert picture.stat().st_size < 300_000, picture.name
 
 
-def test_the_method_that_contributing_shows_learns(tmp_path: Path) -> None:
-    (example,) = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text().split("## Add an enc")[0], re.M | re.S
-    )
-    script = tmp_path / "lwf.py"
-    script.write_text(
-        "from dataclasses import dataclass\n"
-        "from typing import ClassVar\n"
-        "from torch import Tensor\n"
-        "from mcil.losses import separated_cross_entropy, task_distillation\n"
-        "from mcil.methods import METHODS, Method\n"
-        "from mcil.types import Step\n"
-        "from mcil import Learner\n"
-        "from tests import tiny\n"
-        f"{example}\n"
-        "learner = Learner('lwf', training=tiny.TRAINING)\n"
-        "learner.learn(tiny.clips(0, 3), 'abc', tiny.clips(0, 3, 2))\n"
-        "learner.learn(tiny.clips(3, 5), 'de', tiny.clips(3, 5, 2))\n"
-        "print(learner.class_names)\n"
-    )
-    # In a process of its own: what is registered stays registered.
+def test_contributing_shows_the_example_method_as_it_is() -> None:
+    example = (ROOT / "docs" / "examples" / "my_method.py").read_text()
+    assert len(example.splitlines()) < 40
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a method\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^```python\n(.*?)^```", section, re.M | re.S) == [example]
+
+
+def test_the_example_method_keeps_the_contract_as_contributing_says(tmp_path: Path) -> None:
+    """In a process of its own: what is registered stays registered."""
+    (call,) = re.findall(r"^    PYTHONPATH=(\S+) \.venv/bin/pytest (.*)$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    folder, arguments = call
+    command = [sys.executable, "-m", "pytest", *shlex.split(arguments), "-q", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / folder)}
     done = subprocess.run(
-        [sys.executable, script], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [*command, f"--basetemp={tmp_path / 'contract'}"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (passed,) = re.findall(r"^(\d+) passed", done.stdout, re.M)
+    assert int(passed) > 10
+    assert "failed" not in done.stdout
+
+
+def test_the_example_method_is_found_by_its_name_once_it_is_imported() -> None:
+    script = (
+        "import my_method, mcil\n"
+        "learner = mcil.Learner('balanced-replay', {'strength': 0.5})\n"
+        "assert type(learner.method) is my_method.BalancedReplay\n"
+        "try:\n"
+        "    mcil.Learner('balanced-reply')\n"
+        "except mcil.McilError as error:\n"
+        "    print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "docs" / "examples")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "('a', 'b', 'c', 'd', 'e')\n"
+    assert "Did you mean 'balanced-replay'?" in done.stdout
