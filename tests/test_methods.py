@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import golden
 import mcil.training.engine
 import tiny
+from mcil.data.sampler import generator
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError
@@ -28,8 +28,10 @@ from mcil.experiment.folder import RunFolder
 from mcil.experiment.single import run_single
 from mcil.files import read_tensors
 from mcil.learner import Learner
-from mcil.methods import METHODS, Method, create_method
-from mcil.types import Modality, Rows, Step, Teacher
+from mcil.memory import SELECTORS
+from mcil.methods import METHODS, Method, ReplayMethod, create_method
+from mcil.models import AudioVisualNet
+from mcil.types import Modality, Rows
 
 MEMORY = 13
 
@@ -298,6 +300,69 @@ def test_wrong_options_of_av_cil_are_one_line(options: dict[str, Any], message: 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "er",
+            {"selection": "herdin"},
+            "method 'er': option 'selection' must be one of 'random', 'herding', but it is",
+        ),
+        ("er", {"selection": None}, "must be one of 'random', 'herding', but it is None"),
+        ("er", {"replay_weight": "1"}, "option 'replay_weight' must be of type float, but it is '1'"),
+        ("icarl-fc", {"distillation": "triple"}, "must be one of 'single', 'double', but it is 'triple'"),
+        ("icarl-nme", {"selecton": "random"}, "Did you mean 'selection'? It has: selection, distillation"),
+        ("afc-lsc", {"nca": 1}, "option 'nca' must be one of 'code', 'paper', but it is 1"),
+        ("afc-nme", {"proxies": 2.5}, "option 'proxies' must be of type int, but it is 2.5"),
+        ("afc-nme", {"proxies": True}, "option 'proxies' must be of type int, but it is True"),
+        ("av-cil", {"separated_softmax": 0}, "option 'separated_softmax' must be of type bool, but it is 0"),
+        ("der++", {"alpha": 0.5}, "It has: selection, logit_weight, replay_weight"),
+        ("lwf", {"selection": "random"}, "It has: distillation_temperature"),
+        ("oracle", {"memory": 5}, "method 'oracle' has no option 'memory'. It has no options"),
+    ],
+)
+def test_wrong_options_are_one_line(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(McilError, match=re.escape(message)) as error:
+        create_method(name, options)
+    assert "\n" not in str(error.value)
+
+
+REPLAY = [name for name in METHODS.names() if issubclass(METHODS[name], ReplayMethod)]
+
+
+@pytest.mark.parametrize("name", REPLAY)
+def test_every_method_with_exemplars_lets_them_be_chosen(name: str) -> None:
+    for selection, selector in SELECTORS.items():
+        method = create_method(name, {"selection": selection})
+        assert isinstance(method, ReplayMethod)
+        assert method.selector is selector
+
+
+@pytest.mark.parametrize("name", ["icarl-fc", "icarl-nme", "afc-lsc", "afc-nme"])
+def test_methods_of_papers_with_herding_choose_by_herding(name: str) -> None:
+    assert dataclasses.asdict(create_method(name))["selection"] == "herding"
+
+
+@pytest.mark.parametrize("selection", ["random", "herding"])
+def test_exemplars_are_those_that_the_selection_takes(selection: str) -> None:
+    """Of each new class, by the features of the network that has just learnt it."""
+    learner = Learner("er", {"selection": selection}, memory=MEMORY, training=tiny.TRAINING)
+    for task, (first, last) in enumerate(((0, 3), (3, 5))):
+        learn_next(learner)
+        assert learner.memory is not None
+        train, quota = tiny.clips(first, last), MEMORY // last
+        assert train.audio is not None
+        assert isinstance(learner.network, AudioVisualNet)
+        assert learner.scaler is not None
+        with torch.no_grad():
+            features = learner.network(*learner.scaler(train.audio, train.visual)).fused
+        random = generator(learner.seed, "memory", task)
+        for label in range(first, last):
+            own = torch.nonzero(train.labels == label).flatten()
+            expected = own[SELECTORS[selection](features[own], quota, random)]
+            assert torch.equal(learner.memory.classes[label].audio, train.audio[expected])
+
+
 def test_an_int_may_stand_for_a_float() -> None:
     method = create_method("av-cil", {"temperature": 1, "class_normalization": "positives"})
     assert dataclasses.asdict(method)["temperature"] == 1.0
@@ -307,95 +372,3 @@ def test_an_int_may_stand_for_a_float() -> None:
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(McilError, match=r"no method 'avcil'\. Did you mean 'av-cil'"):
         create_method("avcil")
-
-
-def golden_step(data: golden.Golden, modality: Modality = "audio-visual") -> tuple[Step, torch.nn.Module]:
-    """Return what a method sees in the golden batch, and the network that it trains."""
-    if modality == "audio-visual":
-        network, teaching = data.network("new"), data.network("old")
-    else:
-        network = data.network(f"{modality}_only", modality)
-        teaching = data.network(f"{modality}_only", modality)
-    exemplars = data.meta["exemplars"]
-    with torch.no_grad():
-        taught = teaching(**data.batch)
-    spatial, temporal = (
-        None if attention is None else attention[-exemplars:]
-        for attention in (taught.spatial_attention, taught.temporal_attention)
-    )
-    logits = taught.logits[:, : data.old_classes]
-    teacher = Teacher(logits, spatial_attention=spatial, temporal_attention=temporal)
-    sizes = (*data.old_task_sizes, data.meta["classes_per_task"])
-    return Step(network(**data.batch), data["labels"], exemplars, teacher, sizes), network
-
-
-def golden_method(data: golden.Golden, **changes: Any) -> Method:
-    options = {
-        "temperature": data.meta["tau"],
-        "instance_weight": data.meta["lam_instance"],
-        "class_weight": data.meta["lam_class"],
-        "spatial_share": data.meta["lam_vad"],
-        "distillation_temperature": data.meta["kd_temperature"],
-    }
-    return create_method("av-cil", options | changes)
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_av_cil_equals_the_published_total_and_its_gradients(number: int) -> None:
-    data = golden.load(number)
-    step, network = golden_step(data)
-    total = torch.stack(list(golden_method(data).losses(step).values())).sum()
-    golden.assert_matches(total, data["loss_total"])
-    total.backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None
-        golden.assert_matches(parameter.grad, data[f"grad.{name}"])
-
-
-def test_av_cil_names_its_terms() -> None:
-    data = golden.load(2)
-    step, _ = golden_step(data)
-    terms = golden_method(data).losses(step)
-    weights = {"class_similarity": ("loss_class", 1.0), "instance_similarity": ("loss_instance", 0.5)}
-    weights |= {"classification": ("loss_separated_softmax", 1.0), "task_distillation": ("loss_task_kd", 1.0)}
-    weights |= {f"{kind}_attention": (f"loss_vad_{kind}", 0.5) for kind in ("spatial", "temporal")}
-    assert set(terms) == set(weights)
-    for name, (value, weight) in weights.items():
-        golden.assert_matches(terms[name], weight * data[value])
-    paper = golden_method(data, class_normalization="positives").losses(step)
-    golden.assert_matches(paper["class_similarity"], data["loss_class_eq7"])
-
-
-@pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_av_cil_of_one_modality_has_no_cross_modal_terms(modality: Modality) -> None:
-    data = golden.load(1)
-    step, _ = golden_step(data, modality)
-    golden.assert_matches(step.outputs.logits, data[f"{modality}_only_logits"])
-    assert set(golden_method(data).losses(step)) == {"classification", "task_distillation"}
-
-
-def test_a_term_of_weight_0_is_left_out() -> None:
-    data = golden.load(1)
-    step, _ = golden_step(data)
-    without = golden_method(data, attention_weight=0)
-    assert not without.uses_teacher_attention
-    assert not {"spatial_attention", "temporal_attention"} & set(without.losses(step))
-    assert "instance_similarity" not in golden_method(data, instance_weight=0).losses(step)
-    assert "class_similarity" not in golden_method(data, class_weight=0).losses(step)
-    half = golden_method(data, attention_weight=0.5).losses(step)["spatial_attention"]
-    golden.assert_matches(half, 0.25 * data["loss_vad_spatial"])
-
-
-def test_av_cil_begins_with_cross_entropy_alone() -> None:
-    step, _ = golden_step(golden.load(1))
-    first = create_method("av-cil").losses(step._replace(teacher=None, exemplars=0, task_sizes=(6,)))
-    plain = torch.nn.functional.cross_entropy(step.outputs.logits, step.labels)
-    assert set(first) == {"classification"}
-    assert torch.equal(first["classification"], plain)
-
-
-def test_av_cil_without_exemplars_in_the_batch_is_finite() -> None:
-    step, _ = golden_step(golden.load(1))
-    losses = create_method("av-cil").losses(step._replace(exemplars=0))
-    assert "spatial_attention" not in losses
-    assert all(torch.isfinite(loss) for loss in losses.values())
