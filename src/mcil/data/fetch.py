@@ -41,8 +41,10 @@ _NAMES = {
 }
 _PLACES = {PurePosixPath(place).name: place for place in (*LISTS, AUDIO, *VISUAL)}
 
-# X.zip.aa, X.zip.partaa, X.zip.part-00, X.tar.gz.001 ...
-_PART = re.compile(r"(?P<name>.+\.(?:zip|tar|tgz|gz|bz2|xz|npy|h5))[._-](?:part)?[._-]?(?P<number>[a-z]{2}|\d{2,4})")
+# X.zip.aa, X.zip.partaa, X.zip.part-00, X.tar.gz.001 ...; X.tar.gz is no part of X.tar
+_PART = re.compile(
+    r"(?P<name>.+\.(?:zip|tar|tgz|gz|bz2|xz|npy|h5))[._-](?:part)?[._-]?(?P<number>(?!gz|xz)[a-z]{2}|\d{2,4})"
+)
 _TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _BLOCK = 2**20
 
@@ -192,7 +194,8 @@ def _files_of(dataset: DataSet, folder: Path) -> list[_File]:
     for name, parts in sorted(found.items(), key=lambda item: _owner(Path(item[0])) is None):
         ordered = [""] if "" in parts else sorted(parts, key=_number)
         numbers = [_number(part) for part in ordered]
-        if numbers != list(range(min(numbers[0], 1), len(numbers) + min(numbers[0], 1))):
+        first = 1 if ordered[0].isdigit() and numbers[0] == 1 else 0
+        if numbers != list(range(first, first + len(numbers))):
             raise McilError(f"{folder}: a part of {Path(name).name} is missing, there are only {', '.join(ordered)}")
         files.append(_File(name, tuple(parts[part] for part in ordered)))
     return files
