@@ -130,7 +130,7 @@ def naive_nca(logits: list[list[float]], labels: list[int], margin: float, form:
     for row, label in zip(logits, labels, strict=True):
         others = [score for number, score in enumerate(row) if number != label]
         if form == "paper":
-            total += math.log(sum(map(math.exp, others))) - (row[label] - margin) if others else 0.0
+            total += max(0.0, math.log(sum(map(math.exp, others))) - (row[label] - margin)) if others else 0.0
         else:
             scores = [score - margin - max(other - margin for other in row) for score in row]
             others = [score for number, score in enumerate(scores) if number != label]
@@ -244,7 +244,9 @@ def test_feature_discrepancy_is_what_loops_compute(seed: int, clips: int, width:
 def test_the_margin_of_the_published_nca_cancels_and_that_of_the_paper_counts() -> None:
     logits, labels = normal(0, 4, 5), whole(0, 5, 4)
     assert torch.equal(nca(logits, labels, 0.0), nca(logits, labels, 3.0))
-    torch.testing.assert_close(nca(logits, labels, 3.0, "paper"), nca(logits, labels, 0.0, "paper") + 3)
+    # With margins of 10 and more no clip is at the floor of 0.
+    torch.testing.assert_close(nca(logits, labels, 13.0, "paper"), nca(logits, labels, 10.0, "paper") + 3)
+    assert nca(logits, labels, -100.0, "paper") == 0
 
 
 def test_features_that_have_not_moved_cost_nothing_and_have_a_gradient() -> None:

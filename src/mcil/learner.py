@@ -132,7 +132,8 @@ class Learner:
             train: clips of the new classes, whose labels go on from the classes that are known; a cumulative
                 method (the oracle) is given those of all seen classes.
             class_names: names of the new classes, in the order of their labels.
-            validation: clips that choose the best epoch, as the protocol says.
+            validation: clips that choose the best epoch: of the new classes under protocol "strict", of all known
+                ones under "published" and for a cumulative method.
             checkpoint: file to save progress in and to go on from; deleted by the caller once the task is kept.
             on_event: is told about every epoch.
 
@@ -146,7 +147,8 @@ class Learner:
             self.memory.quota(seen)  # too small: say it before, not after the training
         train = self._read(train, range(0 if self.method.cumulative else old, seen), "training")
         if validation is not None:
-            validation = self._read(validation, range(seen), "validation", all_classes=False)
+            new_only = self.training.protocol == "strict" and not self.method.cumulative
+            validation = self._read(validation, range(old if new_only else 0, seen), "validation", all_classes=False)
         task = len(self.task_sizes)
         sizes = (*self.task_sizes, len(class_names))
         with torch.random.fork_rng(devices=self._cuda_devices()):

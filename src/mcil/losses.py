@@ -143,7 +143,7 @@ def nca(logits: Tensor, labels: Tensor, margin: Tensor | float, form: Literal["c
     """Neighbourhood component analysis over scaled similarities (B,C) to the classes (AFC), mean over clips.
 
     "paper": minus the target's similarity, less ``margin`` (in the logits' scale), plus the log of the sum of
-    exp over the *other* classes (Douillard et al., "PODNet", ECCV 2020, eq. 8). "code", the published code of Pian et
+    exp over the *other* classes, or 0 where that is negative (Douillard et al., "PODNet", ECCV 2020). "code", the published code of Pian et
     al.: all similarities are taken relative to the greatest, so that a margin on all of them cancels, and in the
     sum the target counts as exp(0). A single class has nothing to be told apart from: 0 either way.
     """
@@ -156,7 +156,7 @@ def nca(logits: Tensor, labels: Tensor, margin: Tensor | float, form: Literal["c
     is_target = F.one_hot(labels, logits.shape[1]).bool()
     if form == "paper":
         others = logits.masked_fill(is_target, -torch.inf)
-        return (others.logsumexp(dim=1) - (target - margin)).mean()
+        return (others.logsumexp(dim=1) - (target - margin)).clamp_min(0).mean()
     if form != "code":
         raise ValueError(f"form must be 'code' or 'paper', not {form!r}")
     greatest = logits.amax(dim=1, keepdim=True)

@@ -75,7 +75,7 @@ class Experiment:
         learner, scenario = self.learner(), self.scenario()
         if learner.memory is not None:
             learner.memory.quota(len(scenario.class_names))
-        if self.training.protocol != "last":
+        if self.training.protocol != "last" and not learner.method.closed_form:
             for task in scenario.tasks:
                 if not len(task.val):
                     raise McilError(

@@ -86,7 +86,8 @@ class ProxyClassifier(nn.Module):
 def class_means(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Return the mean (C,D) of the L2-normalised ``features`` (N,D) of each class; it is not normalised again.
 
-    Each class has at least one clip. Source: Rebuffi et al., "iCaRL", CVPR 2017.
+    Each class has at least one clip. Source: Rebuffi et al., "iCaRL", CVPR 2017, as the code of Pian et al. has it:
+    the original brings the means to length 1 again.
     """
     means = features.new_zeros(classes, features.shape[1])
     means.index_add_(0, labels, F.normalize(features, dim=-1))

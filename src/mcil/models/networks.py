@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcil.models.attention import audio_guided_attention
+from mcil.models.attention import Attended, audio_guided_attention
 from mcil.models.classifiers import LinearClassifier, ProxyClassifier
 from mcil.types import Modality, Outputs
 
@@ -65,9 +65,7 @@ class AudioVisualNet(nn.Module):
         if self.modality == "visual":
             return self.fuse(pooled=tokens.mean(dim=(1, 2)))
         sound = self._checked("audio", audio, 2)
-        attended = audio_guided_attention(
-            torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens)), tokens
-        )
+        attended = self._attend(sound, tokens)
         outputs = self.fuse(sound, attended.pooled)
         if not need_attention:
             return outputs
@@ -103,6 +101,15 @@ class AudioVisualNet(nn.Module):
         if classes < self.classifier.classes:
             raise ValueError(f"the classifier has {self.classifier.classes} outputs and cannot shrink to {classes}")
         self.classifier.grow(classes)
+
+    def _attend(self, sound: Tensor, tokens: Tensor) -> Attended:
+        """Pool the tokens as the sound directs. A single token gets all attention, whatever the projections say."""
+        if tokens.shape[1:3] == (1, 1):
+            whole = torch.ones_like(tokens)
+            return Attended(tokens[:, 0, 0], whole, whole[:, 0])
+        return audio_guided_attention(
+            torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens)), tokens
+        )
 
     def _checked(self, name: str, features: Tensor | None, dimensions: int) -> Tensor:
         shape, width = ("(B,D)", self.audio_width) if name == "audio" else ("(B,L,S,D)", self.width)
