@@ -1,0 +1,115 @@
+"""Every method on real data sets and on made clips: ``mcil bench table1`` on each, and joint training to compare with.
+
+``python -m benchmarks.comparison DATA --out OUT`` does it all, and goes on where it was stopped. ``--results FOLDER``
+also collects what is small and holds no data: results, settings and tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.collect import copy_runs
+from benchmarks.real_data import batch_size
+from benchmarks.real_data_sets import COMPARED, Prepared, RealData
+from mcil.data import synthetic
+from mcil.data.extraction import extract
+from mcil.data.scenario import Scenario
+from mcil.data.store import FeatureStore
+from mcil.encoders import create_encoders
+from mcil.files import write_json
+from mcil.suites import bench
+from mcil.training import TrainingOptions
+
+SEEDS = "0..2"
+EPOCHS = 20
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def prepare_made_clips(data: Path, store: Path, work: Path) -> Prepared:
+    """Make the clips of the demo and encode them as it does."""
+    made = extract(synthetic.make(work), store, create_encoders({"builtin": {"frames": 4}}))
+    return Prepared(store, sorted(set(made.labels)))
+
+
+SETS = {"made-clips": RealData(prepare_made_clips, tasks=4, memory=60), **COMPARED}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for stores, runs and reports")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--methods", help="names with commas between them; all by default")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--results", type=Path, help="folder to collect the small results in")
+    chosen = parser.parse_args()
+    for name in chosen.sets:
+        data = SETS[name]
+        prepared = data.prepare(chosen.data, chosen.out / "stores" / name, chosen.out / "media" / name)
+        compare(prepared, data, chosen.out / name, chosen.methods, chosen.jobs)
+        if chosen.results is not None:
+            collect(prepared, chosen.out / name, chosen.results / name)
+
+
+def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, jobs: int) -> None:
+    """Run the suite on one data set, all methods with the same settings."""
+    modality = data.modalities[-1]
+    scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order, modality=modality)
+    batch = batch_size(min(len(task.train) for task in scenario.tasks))
+    bench(
+        "table1",
+        data=prepared.store,
+        tasks=data.tasks,
+        methods=methods,
+        seeds=SEEDS,
+        out=out,
+        memory=data.memory,
+        modality=modality,
+        class_order=prepared.class_order,
+        training=TrainingOptions(epochs=EPOCHS, batch_size=batch, exemplar_batch_size=max(1, batch // 2)),
+        jobs=jobs,
+    )
+
+
+def collect(prepared: Prepared, out: Path, results: Path) -> None:
+    """Copy results, settings and tables, without paths of this machine, and add :func:`joint_regression`."""
+    copy_runs(sorted(path.parent for path in (out / "runs").glob("*/result.json")), results)
+    for file in ("table.md", "table.tex", "table.csv"):
+        shutil.copyfile(out / "table1" / file, results / file)
+    write_json(results / "joint.json", joint_regression(FeatureStore(prepared.store)))
+
+
+def joint_regression(store: FeatureStore) -> dict[str, Any]:
+    """Train logistic regression on all classes at once, which is not class-incremental; accuracy on test, percent.
+
+    It reads the standardised features of both modalities, tokens averaged; its strength is that of the best accuracy
+    on the validation clips.
+    """
+    splits, labels = np.array(store.splits), np.array(store.labels)
+    rows = np.arange(len(store))
+    parts = [store.read("audio", rows).float().numpy()] if "audio" in store.shapes else []
+    if "visual" in store.shapes:
+        parts.append(store.read("visual", rows).float().mean(dim=(1, 2)).numpy())
+    features = np.concatenate(parts, axis=1)
+    features = StandardScaler().fit(features[splits == "train"]).transform(features)
+
+    def accuracy(model: LogisticRegression, split: str) -> float:
+        own: npt.NDArray[np.bool_] = splits == split
+        return 100 * float(model.score(features[own], labels[own]))
+
+    train = splits == "train"
+    models = [LogisticRegression(C=c, max_iter=300).fit(features[train], labels[train]) for c in STRENGTHS]
+    best = max(models, key=lambda model: accuracy(model, "val"))
+    return {"strength": best.C, "validation_accuracy": accuracy(best, "val"), "test_accuracy": accuracy(best, "test")}
+
+
+if __name__ == "__main__":
+    main()
