@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from mcil.errors import McilError
 from mcil.losses import feature_discrepancy, nca
 from mcil.memory import Selection
 from mcil.methods.base import METHODS, Replay, ReplayMethod, teacher_of
@@ -49,6 +50,10 @@ class AfcLsc(ReplayMethod):
     margin: float = 0.6
     proxies: int = 10
     discrepancy_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.proxies < 1:
+            raise McilError(f"AFC: option 'proxies' must be 1 or more, but it is {self.proxies}")
 
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet:
         """Return a new network with proxies for ``classes`` classes."""
