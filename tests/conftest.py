@@ -11,6 +11,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Shells start background jobs deaf to Ctrl-C, and their children inherit it; those that are tested must hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)

@@ -228,6 +228,29 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
             assert tiny.saved(again, tmp_path / "again") == expected
 
 
+def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(learnt: Learnt, store: Path, tmp_path: Path) -> None:
+    """In the first task, in the second, between that and its keeping, in the last."""
+    experiment = tiny.experiment(store, method=learnt.result["method"], memory=MEMORY)
+    folder, told = RunFolder(tmp_path / "run"), sum(event["task"] == 0 for event in learnt.events)
+
+    class DiedError(Exception):
+        pass
+
+    for events in (1, told + 1, told, told + 1):
+        left = iter(range(events - 1, -1, -1))
+
+        def die(event: dict[str, Any], left: Iterator[int] = left) -> None:
+            if next(left) == 0:
+                raise DiedError
+
+        with pytest.raises(DiedError):
+            run_single(experiment, folder, die)
+    result = run_single(experiment, folder, lambda event: None)
+    assert result["accuracy_matrix"] == learnt.result["accuracy_matrix"]
+    for file in ("learner/learner.safetensors", "predictions.parquet"):
+        assert (folder.path / file).read_bytes() == (learnt.folder / file).read_bytes()
+
+
 @contextmanager
 def copied_checkpoints(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[list[Path]]:
     """Keep a copy of every checkpoint that training writes meanwhile."""
@@ -315,6 +338,7 @@ def test_wrong_options_of_av_cil_are_one_line(options: dict[str, Any], message: 
         ("afc-lsc", {"nca": 1}, "option 'nca' must be one of 'code', 'paper', but it is 1"),
         ("afc-nme", {"proxies": 2.5}, "option 'proxies' must be of type int, but it is 2.5"),
         ("afc-nme", {"proxies": True}, "option 'proxies' must be of type int, but it is True"),
+        ("afc-lsc", {"proxies": 0}, "option 'proxies' must be 1 or more, but it is 0"),
         ("av-cil", {"separated_softmax": 0}, "option 'separated_softmax' must be of type bool, but it is 0"),
         ("der++", {"alpha": 0.5}, "It has: selection, logit_weight, replay_weight"),
         ("lwf", {"selection": "random"}, "It has: distillation_temperature"),
