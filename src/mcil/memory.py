@@ -32,15 +32,17 @@ def herding(features: Tensor, quota: int, generator: torch.Generator | None = No
     """
     # On the CPU and in float64, so that the device does not decide near ties.
     features = F.normalize(features.detach().cpu().double(), dim=-1)
-    mean, total = features.mean(dim=0), torch.zeros(features.shape[1], dtype=torch.float64)
+    to_mean, to_chosen = features @ features.mean(dim=0), torch.zeros(len(features), dtype=torch.float64)
+    half_square = (features**2).sum(dim=1) / 2
     chosen: list[int] = []
-    free = torch.ones(len(features), dtype=torch.bool)
     for count in range(1, min(quota, len(features)) + 1):
-        distance = (mean - (total + features) / count).norm(dim=1)
-        nearest = int(distance.masked_fill(~free, torch.inf).argmin())
-        free[nearest] = repeats
-        total += features[nearest]
-        chosen.append(nearest)
+        # |mean - (total + f) / count| is least where f . (count * mean - total) - |f|^2 / 2 is greatest.
+        gain = count * to_mean - to_chosen - half_square
+        if chosen and not repeats:
+            gain[chosen] = -torch.inf
+        best = int(gain.argmax())
+        chosen.append(best)
+        to_chosen += features @ features[best]
     return torch.tensor(chosen, dtype=torch.int64)
 
 
