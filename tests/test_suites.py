@@ -90,7 +90,7 @@ def written(folder: Path) -> dict[str, int]:
 
 def balanced(text: str) -> bool:
     """Whether braces and environments are closed, and every row of the table has as many cells."""
-    plain = re.sub(r"\\\\|\\[&%$#_{}]|%.*", lambda found: "\n" if found[0] == r"\\" else "", text)
+    plain = re.sub(r"\\[&%$#_{}]|%.*", "", text)
     depth = 0
     for character in plain:
         depth += {"{": 1, "}": -1}.get(character, 0)
@@ -103,7 +103,7 @@ def balanced(text: str) -> bool:
         elif not opened or opened.pop() != name:
             return False
     body = plain.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
-    cells = {line.count("&") for line in body.splitlines() if "&" in line}
+    cells = {line.count("&") for line in body.splitlines() if line.endswith(r"\\")}
     return depth == 0 and not opened and len(cells) == 1 and plain.count("$") % 2 == 0
 
 
@@ -154,7 +154,8 @@ def test_latex_is_whole(table1: Path) -> None:
     text = latex_table(table, [nasty])
     assert balanced(text)
     escaped = r"a\_b \& 50\% of \$x\$ \{y\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{} $\pm$ $<$"
-    assert text.count(escaped) == 5
+    assert text.count(escaped) == 4
+    assert r"\shortstack[r]{a\_b \& 50\% of \$x\$ \{y\} \\ \#1" in text  # a long heading is broken
     assert rf"\textbf{{{escaped}}}" in text
 
 
@@ -305,7 +306,7 @@ def test_reported_numbers_stand_apart_and_only_where_the_data_is_the_benchmark(f
     line = "bench table1 --data ave --seeds 0 --methods fine-tuning,er,oracle --memory 56 --training.epochs 1"
     line += " --training.batch_size 7 --out ave-bench"
     assert call(f"{line} --class_order AVE-CI").code == 0
-    title = f"| Mean accuracy / average forgetting: {LABEL} |"
+    title = f"| Seeds | {LABEL} |"
     shown = Path("ave-bench/table1/table.md").read_text()
     assert title in shown
     rows = {row.split(" | ")[0][2:]: row for row in shown.splitlines() if row.startswith("| ")}
@@ -322,7 +323,8 @@ def test_reported_numbers_stand_apart_and_only_where_the_data_is_the_benchmark(f
     table2 = line.replace("table1", "table2")
     assert call(f"{table2} --class_order AVE-CI").code == 0
     shown = Path("ave-bench/table2/table.md").read_text()
-    assert f"| audio / visual / audio-visual: {LABEL} |" in shown
+    assert f"| Audio | Visual | Audio-visual | {LABEL} |" in shown
+    assert "mean accuracy by modality, as the paper prints them" in shown
     assert "| 38.41 / 35.68 / 42.40 |" in shown
     assert "| - / - / - |" in shown
 

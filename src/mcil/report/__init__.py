@@ -83,7 +83,7 @@ def write_comparison(comparison: Comparison, out: Path) -> ComparisonFiles:
     report = _write(comparison.title, [comparisons.chapter(comparison)], out)
     files = ComparisonFiles(comparison, report, out / "table.md", out / "table.tex", out / "table.csv")
     below = "".join(f"\n{line}\n" for line in (table.caption, *said, *failures))
-    write_text(files.markdown, f"# {comparison.title}\n\n{markdown_table(table)}\n{below}")
+    write_text(files.markdown, f"# {comparison.full_title}\n\n{markdown_table(table)}\n{below}")
     write_text(files.latex, latex_table(table, [*said, *failures]))
     write_text(files.csv, table.data.write_csv())
     return files
@@ -117,7 +117,9 @@ def print_table(runs: Sequence[Path], console: Console | None = None) -> None:
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print the table of a comparison, the tests of its best two, and what to mind when reading it."""
     said = [finding.said for finding in comparisons.findings(comparison)]
-    print_grid(comparisons.table(comparison), comparison.title, comparisons.notes(comparison), console or Console())
+    print_grid(
+        comparisons.table(comparison), comparison.full_title, comparisons.notes(comparison), console or Console()
+    )
     for line in said:
         (console or Console()).print(line, highlight=False, markup=False)
 

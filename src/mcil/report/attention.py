@@ -23,6 +23,7 @@ from mcil.media import Clip
 from mcil.metrics import mean_and_spread
 from mcil.metrics.outcomes import mean, ratio
 from mcil.report.blocks import Block, Cell, Gallery, Picture, Table, Text
+from mcil.report.figures import FEW
 from mcil.report.runs import DataSet, Method
 from mcil.report.tables import said
 
@@ -169,7 +170,8 @@ def _clip(found: Sequence[tuple[Method, Attention]], row: int, clip: Clip, card:
         "Grey places get no more than even attention; the brightest, on one scale for all these pictures, "
         f"{high / even:.2f} times that or more."
     )
-    return Gallery(caption, pictures, "medium", f"{clip.record.label} (clip {clip.record.id})")
+    title = f"{clip.record.label} (clip {clip.record.id})"
+    return Gallery(caption, pictures, "medium", title, folded=len(pictures) > FEW)
 
 
 def frame_times(card: dict[str, Any], count: int, duration: float) -> Floats:

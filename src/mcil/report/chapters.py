@@ -15,7 +15,7 @@ from mcil.report.blocks import Block, Bullets, Cell, Chapter, Gallery, Listing, 
 from mcil.report.figures import confusion_counts
 from mcil.report.runs import DataSet, Method
 
-CONFUSIONS = 4  # largest ones named for each method
+CONFUSIONS = 4  # largest ones named for each method; half as many where there are many methods
 
 
 def chapter(data: DataSet, prefix: str = "") -> Chapter:
@@ -112,18 +112,19 @@ def _confusions(data: DataSet, prefix: str) -> Section:
     size: Any = "small" if len(data.class_names) <= 8 else "medium"
     folded = len(data.methods) > figures.FEW
     blocks: list[Block] = [Gallery(caption, figures.confusions(data, prefix), size, folded=folded)]
-    named = [f"{method.name}: {largest}" for method in data.methods if (largest := _largest(data, method))]
+    named_each = CONFUSIONS // 2 if folded else CONFUSIONS
+    named = [f"{method.name}: {said}" for method in data.methods if (said := _largest(data, method, named_each))]
     if named:
         blocks.append(Bullets("Largest confusions", named))
     return Section("Which classes are confused", blocks)
 
 
-def _largest(data: DataSet, method: Method) -> str:
+def _largest(data: DataSet, method: Method, number: int) -> str:
     counts = confusion_counts(data, method)
     totals = counts.sum(axis=1)
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:number]
     pairs = [(int(place) // len(counts), int(place) % len(counts)) for place in order]
     names = data.class_names
     return "; ".join(

@@ -61,7 +61,7 @@ class Comparison:
 
     Attributes:
         name: begins the names of its files.
-        title: says what is compared.
+        title: says what is compared, without the data.
         layout: the columns of its table.
         sections: what the report shows besides, by the names of :data:`mcil.report.chapters.SECTIONS`.
         scenario: the classes and tasks that all learnt.
@@ -74,6 +74,11 @@ class Comparison:
     sections: Sequence[str]
     scenario: Scenario
     entries: Sequence[Entry]
+
+    @property
+    def full_title(self) -> str:
+        """What is compared, and on which data."""
+        return f"{self.title}: {self.scenario.store.path.name}"
 
     @property
     def task_sizes(self) -> list[int]:
@@ -117,7 +122,7 @@ class Comparison:
 
     def reported(self, entry: Entry) -> Reported | None:
         """What the paper reports for an entry, where the data is its benchmark."""
-        if self.benchmark is None or self.layout == "memory":
+        if self.benchmark is None or self.layout == "memory":  # the paper gives a figure there, no numbers
             return None
         return reported(self.benchmark, entry.label, entry.experiment.modality)
 
@@ -139,13 +144,12 @@ def chapter(comparison: Comparison) -> Chapter:
             picture = figures.accuracy_by_memory(lines(comparison))
             sections.append(Section("Accuracy by memory", [Gallery(caption, [picture])]))
         sections += sections_of(data, comparison.sections)
-    return Chapter(comparison.title, _summary(comparison), sections)
+    return Chapter(f"Data set {comparison.scenario.store.path.name}", _summary(comparison), sections)
 
 
 def _summary(comparison: Comparison) -> str:
     tasks = len(comparison.task_sizes)
-    said = f"Data set {comparison.scenario.store.path.name}: {len(comparison.scenario.class_names)} classes in "
-    said += f"{tasks} task{'s' if tasks > 1 else ''}."
+    said = f"{len(comparison.scenario.class_names)} classes in {tasks} task{'s' if tasks > 1 else ''}."
     if comparison.benchmark:
         said += f" These are the classes and tasks of {comparison.benchmark}."
     return said
@@ -177,6 +181,9 @@ def table(comparison: Comparison) -> Table:
     caption = "Percent; mean ± sample standard deviation over seeds."
     if comparison.layout in ("modality", "memory"):
         caption = f"Mean accuracy. {caption}"
+    if columns[-1] == LABEL:
+        what = {"modality": "mean accuracy by modality"}.get(comparison.layout, "mean accuracy / average forgetting")
+        caption += f" The last column: {what}, as the paper prints them; the settings may differ."
     if bold:
         caption += " Bold: the best of each column and those that the spread does not set apart from it"
         upper = comparison.data is not None and any(method.upper_bound for method in comparison.data.methods)
@@ -220,7 +227,7 @@ def _by_column(comparison: Comparison) -> _Made:
     best = {column: _best(data, "mean_accuracy") for column, data in comparison.groups()}
     places = {(entry.label, entry.column(comparison.layout)): entry for entry in comparison.entries}
     titles = [f"Memory {column}" if comparison.layout == "memory" else column.capitalize() for column in columns]
-    known = comparison.benchmark is not None and comparison.layout == "modality"
+    known = any(map(comparison.reported, comparison.entries))
     rows = []
     for label in dict.fromkeys(entry.label for entry in comparison.entries):
         row, numbers = [Cell(label)], []
@@ -238,7 +245,7 @@ def _by_column(comparison: Comparison) -> _Made:
         if known:
             row.append(Cell(" / ".join(f"{n.mean_accuracy:.2f}" if n else "-" for n in numbers)))
     if known:
-        titles.append(f"{' / '.join(columns)}: {LABEL}")
+        titles.append(LABEL)
     return ["Method", *titles], rows, any(best.values())
 
 
@@ -250,8 +257,7 @@ def _with_reported(
     if not any(numbers):
         return columns, rows
     cells = [Cell("-" if number is None else _printed(number)) for number in numbers]
-    title = f"Mean accuracy / average forgetting: {LABEL}"
-    return [*columns, title], [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+    return [*columns, LABEL], [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
 
 
 def _printed(number: Reported) -> str:

@@ -244,7 +244,10 @@ def _mean_and_deviation(values: Floats) -> tuple[Floats, Floats]:
 
 
 def _curves(curves: Sequence[Curve]) -> tuple[Figure, Axes]:
-    """Draw lines from 0 to 100 percent with their names at the right; spreads only where few lines leave room."""
+    """Draw lines in percent with their names at the right.
+
+    Few lines have their spreads, over the whole range; for many, the range begins at the ten below the lowest.
+    """
     height = max(3.2, 0.27 * len(curves))
     figure, axes = _axes(4.5, height)
     for place, curve in enumerate(curves):
@@ -253,9 +256,10 @@ def _curves(curves: Sequence[Curve]) -> tuple[Figure, Axes]:
         if len(curves) <= FEW:
             low, high = curve.mean - curve.deviation, curve.mean + curve.deviation
             axes.fill_between(curve.x, low, high, color=colour, alpha=0.16, linewidth=0)
-    axes.set_ylim(0, _TOP)
+    lowest = float(np.nanmin([np.nanmin(curve.mean) for curve in curves]))
+    axes.set_ylim(0 if len(curves) <= FEW else 10 * (lowest // 10), _TOP)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    _label_lines(axes, curves, 5.2 * 3.2 / height)
+    _label_lines(axes, curves, 0.163 / height)
     return figure, axes
 
 
@@ -265,9 +269,10 @@ _TOP = 102.0  # percent at the upper edge of a plot of curves
 def _label_lines(axes: Axes, curves: Sequence[Curve], line_height: float) -> None:
     """Write the names at the right end of the lines, moved apart where they would overlap.
 
-    A line of text takes ``line_height`` percent. A thin stroke leads from the end of a line to its name.
+    A line of text takes the share ``line_height`` of the plot's. A thin stroke leads from a line's end to its name.
     """
-    ends = [float(np.nan_to_num(curve.mean[-1])) for curve in curves]
+    bottom, top = axes.get_ylim()
+    ends = [(float(np.nan_to_num(curve.mean[-1])) - bottom) / (top - bottom) for curve in curves]
     words = [textwrap.fill(curve.name, 20) if len(curves) <= FEW else curve.name for curve in curves]
     heights = [line_height * (word.count("\n") + 1) for word in words]
     order = sorted(range(len(ends)), key=lambda place: (ends[place], place))
@@ -276,13 +281,12 @@ def _label_lines(axes: Axes, curves: Sequence[Curve], line_height: float) -> Non
     for place in order:
         middles[place] = max(ends[place], floor + heights[place] / 2)
         floor = middles[place] + heights[place] / 2
-    ceiling = _TOP + 1
+    ceiling = 1.01
     for place in reversed(order):
         middles[place] = min(middles[place], ceiling - heights[place] / 2)
         ceiling = middles[place] - heights[place] / 2
     for place, (curve, word) in enumerate(zip(curves, words, strict=True)):
         colour, _ = _look(curve.upper_bound, place)
-        height = middles[place] / _TOP
-        last = axes.transAxes
-        axes.plot([1.005, 1.03], [ends[place] / _TOP, height], transform=last, color=colour, lw=0.7, clip_on=False)
-        axes.text(1.04, height, word, transform=last, color=colour, va="center", size=8.5)
+        to = axes.transAxes
+        axes.plot([1.005, 1.03], [ends[place], middles[place]], transform=to, color=colour, lw=0.7, clip_on=False)
+        axes.text(1.04, middles[place], word, transform=to, color=colour, va="center", size=8.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 from mcil.report.blocks import Cell, Table
@@ -16,6 +17,7 @@ _SPECIAL = {
     "<": r"$<$",
     ">": r"$>$",
 }
+_WIDTH = 22  # letters of a heading's line
 _FOUND = re.compile("|".join(map(re.escape, _SPECIAL)))
 
 
@@ -34,7 +36,7 @@ def latex_table(table: Table, notes: Sequence[str] = ()) -> str:
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"\toprule",
-        _row([escape(column) for column in table.columns]),
+        _row([_header(column) for column in table.columns]),
         r"\midrule",
         *(_row([_cell(cell) for cell in row]) for row in table.rows),
         r"\bottomrule",
@@ -47,6 +49,12 @@ def latex_table(table: Table, notes: Sequence[str] = ()) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
+
+
+def _header(column: str) -> str:
+    """A heading, over several lines where it is long."""
+    lines = [escape(line) for line in textwrap.wrap(column, _WIDTH)]
+    return lines[0] if len(lines) == 1 else r"\shortstack[r]{" + r" \\ ".join(lines) + "}"
 
 
 def _cell(cell: Cell) -> str:
