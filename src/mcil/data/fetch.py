@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
@@ -29,7 +30,7 @@ from mcil.files import atomic_path, explain_write_errors
 DataSet = Literal["AVE", "ksounds", "VGGSound_100"]
 
 _HUB = "wiberg/AV-CIL_features"
-# The lists of videos are not on the hub but with the published code, under other names of folders.
+# Where the lists of videos are not with the features, the published code has them, in folders of other names.
 _LISTS_URL = "https://raw.githubusercontent.com/weiguoPian/AV-CIL_ICCV2023/{commit}/data/{folder}/{name}"
 _LISTS_COMMIT = "430c7044324cdc8d4ae9e8e1ede69a30a1891b71"
 _LISTS_FOLDER = {"AVE": "AVE", "ksounds": "kinetics-sounds", "VGGSound_100": "VGGSound_100"}
@@ -116,7 +117,7 @@ def _download_list(dataset: DataSet, name: str, target: Path) -> None:
             raise OSError("HF_HUB_OFFLINE is set")
         with urllib.request.urlopen(url, timeout=60) as answer, atomic_path(target) as temporary:
             temporary.write_bytes(answer.read())
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise McilError(
             f"{name} of {dataset} is not among the files and cannot be downloaded ({error}); get {url}, put it into a "
             "folder with the features, and give that as --source"

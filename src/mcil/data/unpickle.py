@@ -49,11 +49,11 @@ def read_dictionary(path: Path) -> dict[Any, Any]:
             read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _read_header
             shape, _, dtype = read_header(file)
             if shape != () or dtype != np.dtype(object):
-                refuse("it holds an array, not a dictionary")
+                _refuse("it holds an array, not a dictionary")
             outer = _Machine(path, file).load()
         found = outer.objects[0] if isinstance(outer, StoredArray) and outer.objects else None
         if not isinstance(found, dict):
-            refuse("it holds something else than a dictionary")
+            _refuse("it holds something else than a dictionary")
     except FileNotFoundError:
         raise McilError(f"{path}: no such file; check the path") from None
     except Exception as error:  # damaged instructions can go wrong in any way
@@ -62,7 +62,7 @@ def read_dictionary(path: Path) -> dict[Any, Any]:
     return found
 
 
-def refuse(reason: str) -> NoReturn:
+def _refuse(reason: str) -> NoReturn:
     """Raise the error of a pickle that holds what it must not."""
     raise pickle.UnpicklingError(reason)
 
@@ -86,14 +86,14 @@ class _Type:
     def __init__(self, code: str, *_: Any) -> None:
         self.objects = code in ("O", "O8")
         if not self.objects and not _DTYPE.fullmatch(code):
-            refuse(f"arrays of type '{code}' are not admitted")
+            _refuse(f"arrays of type '{code}' are not admitted")
         self.dtype = np.dtype(code)
 
     def set_state(self, state: tuple[Any, ...]) -> None:
         """Take the byte order from what ``numpy.dtype.__setstate__`` would be given."""
         _, order, *structure = state
         if any(part is not None for part in structure[:3]):
-            refuse("arrays with fields are not admitted")
+            _refuse("arrays with fields are not admitted")
         self.dtype = self.dtype.newbyteorder(order)
 
 
@@ -139,10 +139,10 @@ class StoredArray:
     def describe(self, content: Any, kind: _Type, shape: tuple[int, ...], order: str) -> None:
         """Say what the array is: ``content`` as bytes, as text of one letter a byte, passed over, or as objects."""
         if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-            refuse("an array has an impossible shape")
+            _refuse("an array has an impossible shape")
         if kind.objects:
             if not isinstance(content, list) or len(content) != prod(shape):
-                refuse("an array has not as many objects as its shape says")
+                _refuse("an array has not as many objects as its shape says")
             self.objects = content
         else:
             self._content = _as_bytes(content)
@@ -150,7 +150,7 @@ class StoredArray:
             needed = prod(shape) * kind.dtype.itemsize
             # How many bytes text stands for is only seen when it is read.
             if not needed <= length <= (2 * needed if _is_text(content) else needed):
-                refuse("an array has not as many bytes as its shape says")
+                _refuse("an array has not as many bytes as its shape says")
         self.shape, self.dtype, self._order = shape, kind.dtype, order
 
 
@@ -158,7 +158,7 @@ def _as_bytes(content: Any) -> _Stretch | bytes:
     if isinstance(content, str):
         return content.encode("latin1")
     if not isinstance(content, (_Stretch, bytes)):
-        refuse("the content of an array is no bytes")
+        _refuse("the content of an array is no bytes")
     return content
 
 
@@ -169,7 +169,7 @@ def _is_text(content: Any) -> bool:
 def _encode(text: str | _Stretch, codec: str) -> _Stretch | bytes:
     """Stand for ``_codecs.encode``, by which protocol 2 turns text into bytes."""
     if codec != "latin1" or not isinstance(text, (str, _Stretch)):
-        refuse("text in another code than latin1")
+        _refuse("text in another code than latin1")
     return _as_bytes(text)
 
 
@@ -177,7 +177,7 @@ def _scalar(kind: _Type, content: Any) -> Any:
     """Stand for ``numpy._core.multiarray.scalar``."""
     data = _as_bytes(content)
     if kind.objects or isinstance(data, _Stretch) or len(data) != kind.dtype.itemsize:
-        refuse("a NumPy number is damaged")
+        _refuse("a NumPy number is damaged")
     return np.frombuffer(data, kind.dtype)[0]
 
 
@@ -185,14 +185,14 @@ def _keys(items: Iterable[Any]) -> list[Any]:
     items = list(items)
     for item in items:
         if not isinstance(item, _KEYS):
-            refuse(f"a {type(item).__name__} is no key or member of a set")
+            _refuse(f"a {type(item).__name__} is no key or member of a set")
     return items
 
 
 def _values(items: list[Any]) -> list[Any]:
     for item in items:
         if isinstance(item, _Stretch):
-            refuse(f"text or bytes of {item.length} bytes outside an array")
+            _refuse(f"text or bytes of {item.length} bytes outside an array")
     return items
 
 
@@ -230,7 +230,7 @@ class _Instructions(dict[int, Any]):
 
     def __missing__(self, code: int) -> NoReturn:
         names = {ord(known.code): known.name for known in pickletools.opcodes}
-        refuse(f"the instruction {names.get(code, code)} is not admitted")
+        _refuse(f"the instruction {names.get(code, code)} is not admitted")
 
 
 def _taken(*names: str) -> _Instructions:
@@ -277,7 +277,7 @@ class _Machine(pickle._Unpickler):
         try:
             return self._stand_ins[module][name]
         except KeyError:
-            refuse(f"it wants {module}.{name}, and only NumPy arrays and builtin containers are admitted")
+            _refuse(f"it wants {module}.{name}, and only NumPy arrays and builtin containers are admitted")
 
     def _from_buffer(self, content: Any, kind: _Type, shape: tuple[int, ...], order: str) -> StoredArray:
         """Stand for ``numpy._core.numeric._frombuffer``, by which protocol 5 makes arrays."""
@@ -288,7 +288,7 @@ class _Machine(pickle._Unpickler):
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, (StoredArray, _Type)):
-            refuse(f"a {type(target).__name__} is given a state")
+            _refuse(f"a {type(target).__name__} is given a state")
         target.set_state(state)
 
     def _extend(self, items: list[Any]) -> None:
@@ -300,7 +300,7 @@ class _Machine(pickle._Unpickler):
         elif type(target) is set:
             target.update(_keys(items))
         else:
-            refuse(f"a {type(target).__name__} is given members")
+            _refuse(f"a {type(target).__name__} is given members")
 
     def _extend_by(self, count: int) -> None:
         items = self.stack[-count:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -85,11 +85,8 @@ def import_avcil_features(
     """
     root, out = Path(root), Path(out)
     classes, records = _read_lists(root)
-    with ExitStack() as opened:
-        sources = {
-            "audio": _Dictionary(root / AUDIO),
-            "visual": opened.enter_context(_open_visual(root)),
-        }
+    with _open_visual(root) as visual:
+        sources: dict[str, _Features] = {"audio": _Dictionary(root / AUDIO), "visual": visual}
         if not any(all(str(record.source) in source for source in sources.values()) for record in records):
             raise McilError(f"{root}: not one of the {len(records)} listed videos has features; check the files")
         benchmark = benchmark_of(classes)
@@ -184,9 +181,8 @@ class _Dictionary:
     def read(self, video: str) -> npt.NDArray[Any]:
         array = self._arrays[video]
         if not isinstance(array, StoredArray):
-            raise McilError(
-                f"{self.path}: under '{video}' is no array but a {type(array).__name__}; get the file again"
-            )
+            kind = type(array).__name__
+            raise McilError(f"{self.path}: under '{video}' is no array but a {kind}; get the file again")
         return array.load()
 
 
@@ -201,13 +197,13 @@ class _Hdf5:
     def read(self, video: str) -> npt.NDArray[Any]:
         import h5py
 
-        # Links and outside storage could lead to any other file of the machine.
-        item = self._file[video] if isinstance(self._file.get(video, getlink=True), h5py.HardLink) else None
-        if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
-            raise McilError(f"{self.path}: '{video}' is no array in this file; get the file again")
         try:
+            # Links and outside storage could lead to any other file of the machine.
+            item = self._file[video] if isinstance(self._file.get(video, getlink=True), h5py.HardLink) else None
+            if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
+                raise McilError(f"{self.path}: '{video}' is no array in this file; get the file again")
             found: npt.NDArray[Any] = item[()]
-        except OSError as error:
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise McilError(f"{self.path}: '{video}' cannot be read ({error}); get the file again") from error
         return found
 

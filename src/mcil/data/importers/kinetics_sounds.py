@@ -42,7 +42,10 @@ def import_kinetics_sounds(
     names = {plain(name): name for name in wanted}
     listed: dict[str, ListedClip] = {}
     annotations = Path(annotations)
-    for file in sorted(annotations.glob("*.csv")) if annotations.is_dir() else [annotations]:
+    files = sorted(annotations.glob("*.csv")) if annotations.is_dir() else [annotations]
+    if not files:
+        raise McilError(f"{annotations}: no .csv files in this folder; check the path")
+    for file in files:
         for clip in _read(file, names):
             listed.setdefault(clip.id, clip)
     return write_found(Path(out), in_classes(list(listed.values()), wanted), Path(videos))

@@ -94,8 +94,10 @@ def write_found(out: Path, listed: Sequence[ListedClip], folder: Path) -> Path:
     The others are counted, and listed beside the manifest, in ``<name of the manifest>-missing.csv``.
 
     Raises:
-        McilError: there is no such folder, or none of the videos is there.
+        McilError: nothing is listed, there is no such folder, or none of the videos is there.
     """
+    if not listed:
+        raise McilError("the lists of videos have no clip of these classes; check the files and the classes")
     if not folder.is_dir():
         raise McilError(f"{folder}: no such folder; check the path")
     files = defaultdict(list)
@@ -111,8 +113,8 @@ def write_found(out: Path, listed: Sequence[ListedClip], folder: Path) -> Path:
             video = path_from(out.parent, _likeliest(clip, found))
             records.append(ClipRecord(clip.id, clip.label, clip.split, video=video, source=clip.video))
     if not records:
-        example = f" (such as {listed[0].files[0]}.mp4)" if listed else ""
-        raise McilError(f"{folder}: not one of the {len(listed)} listed videos is there{example}; check the folder")
+        example = f"{listed[0].files[0]}.mp4"
+        raise McilError(f"{folder}: not one of the {len(listed)} listed videos, such as {example}, is there; check it")
     finish(out, with_own_sound(records, out.parent))
     beside = out.with_name(f"{out.stem}-missing.csv")
     beside.unlink(missing_ok=True)
