@@ -28,10 +28,14 @@ class Lwf(GradientMethod):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return both terms; in the first task there is no teacher."""
-        logits, teacher = step.outputs.logits, step.teacher
-        losses = {"classification": separated_cross_entropy(logits, step.labels, step.old_classes)}
-        if teacher is not None:
-            losses["task_distillation"] = task_distillation(
-                logits, teacher.logits, step.task_sizes[:-1], self.distillation_temperature
-            )
-        return losses
+        return separated_distillation(step, self.distillation_temperature)
+
+
+def separated_distillation(step: Step, temperature: float) -> dict[str, Tensor]:
+    """Return the separated softmax (eq. 12) and task-wise distillation (eq. 13) of Pian et al., ICCV 2023."""
+    logits, teacher = step.outputs.logits, step.teacher
+    losses = {"classification": separated_cross_entropy(logits, step.labels, step.old_classes)}
+    if teacher is not None:
+        old_tasks = step.task_sizes[:-1]
+        losses["task_distillation"] = task_distillation(logits, teacher.logits, old_tasks, temperature)
+    return losses

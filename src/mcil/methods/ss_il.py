@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mcil.losses import separated_cross_entropy, task_distillation
 from mcil.methods.base import METHODS, ReplayMethod
+from mcil.methods.lwf import separated_distillation
 from mcil.types import Step
 
 
@@ -31,10 +31,4 @@ class SsIl(ReplayMethod):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Return both terms; in the first task there is no teacher."""
-        logits, teacher = step.outputs.logits, step.teacher
-        losses = {"classification": separated_cross_entropy(logits, step.labels, step.old_classes)}
-        if teacher is not None:
-            losses["task_distillation"] = task_distillation(
-                logits, teacher.logits, step.task_sizes[:-1], self.distillation_temperature
-            )
-        return losses
+        return separated_distillation(step, self.distillation_temperature)
