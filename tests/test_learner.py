@@ -10,6 +10,7 @@ from torch import Tensor
 import tiny
 from mcil.errors import McilError
 from mcil.learner import Learner
+from mcil.models import AudioVisualNet
 from mcil.types import Batch
 
 LAST = dataclasses.replace(tiny.TRAINING, protocol="last", epochs=2)
@@ -203,6 +204,90 @@ def test_features_are_scaled_by_the_first_task_only(folder: Path) -> None:
     before = {name: tensor.clone() for name, tensor in learner.scaler.state_dict().items()}
     learner.learn(tiny.clips(3, 5), "de")
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.scaler.state_dict().items())
+
+
+def scored(learner: Learner, clips: Batch) -> tuple[Tensor, Tensor]:
+    """Return fused features and logits of clips, by the learner's network itself."""
+    assert isinstance(learner.network, AudioVisualNet)
+    assert learner.scaler is not None
+    with torch.no_grad():
+        outputs = learner.network(*learner.scaler(clips.audio, clips.visual))
+    return outputs.fused, outputs.logits
+
+
+@pytest.mark.parametrize("method", ["icarl-nme", "afc-nme"])
+def test_a_clip_belongs_to_the_nearest_mean_of_exemplars(method: str) -> None:
+    """Means of the exemplars of all classes as the network sees them now, old classes included."""
+    learner, test = fresh(method=method), tiny.clips(0, 5, seed=5)
+    learner.learn(tiny.clips(0, 3), "abc")
+    learner.learn(tiny.clips(3, 5), "de")
+    assert learner.memory is not None
+    assert learner.class_means is not None
+    means = []
+    for exemplars in learner.memory.classes:
+        rows = scored(learner, exemplars)[0]
+        means.append(torch.stack([row / row.norm() for row in rows]).sum(dim=0) / len(rows))
+    torch.testing.assert_close(learner.class_means, torch.stack(means))
+    queries = torch.stack([row / row.norm() for row in scored(learner, test)[0]])
+    nearest = [min(range(5), key=lambda label: float((query - means[label]).norm())) for query in queries]
+    found = learner.predict(test.audio, test.visual)
+    assert found.labels.tolist() == nearest
+    torch.testing.assert_close(found.probabilities.sum(dim=1), torch.ones(len(test)))
+
+
+def test_exemplars_keep_what_the_network_said_of_them_when_they_came() -> None:
+    learner = fresh(method="der++", memory=13)
+    learner.learn(tiny.clips(0, 3), "abc")
+    assert learner.memory is not None
+    said = [scored(learner, clips)[1] for clips in learner.memory.classes]
+    learner.learn(tiny.clips(3, 5), "de")
+    for label, clips in enumerate(learner.memory.classes):
+        assert clips.logits is not None
+        assert clips.logits.shape == (len(clips), 5)
+        if label < 3:
+            torch.testing.assert_close(clips.logits[:, :3], said[label][: len(clips)])
+            assert clips.logits[:, 3:].isnan().all()
+        else:
+            torch.testing.assert_close(clips.logits, scored(learner, clips)[1])
+
+
+@pytest.mark.parametrize("method", ["av-cil", "afc-lsc", "icarl-nme"])
+def test_clips_of_one_token_are_learnt_and_training_on_them_goes_on(method: str, tmp_path: Path) -> None:
+    """Attention has nothing to say of them: a part of the network gets no gradient."""
+
+    def one_token(first: int, last: int) -> Batch:
+        clips = tiny.clips(first, last)
+        assert clips.visual is not None
+        return dataclasses.replace(clips, visual=clips.visual[:, :1, :1])
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(event: dict[str, Any]) -> None:
+        raise StoppedError
+
+    learners = []
+    for checkpoint in (None, tmp_path / "checkpoint"):
+        training = dataclasses.replace(LAST, checkpoint_seconds=0.0)
+        learners.append(learner := fresh(method=method, training=training))
+        learner.learn(one_token(0, 3), "abc")
+        if checkpoint is not None:
+            with pytest.raises(StoppedError):
+                learner.learn(one_token(3, 5), "de", checkpoint=checkpoint, on_event=stop)
+            assert checkpoint.exists()
+        learner.learn(one_token(3, 5), "de", checkpoint=checkpoint)
+    assert tiny.saved(learners[0], tmp_path / "a") == tiny.saved(learners[1], tmp_path / "b")
+    test = one_token(3, 5)
+    right = learners[0].predict(test.audio, test.visual).labels == test.labels
+    assert right.float().mean() > 0.5
+
+
+def test_only_methods_that_ask_for_them_keep_logits_and_means() -> None:
+    learner = fresh(method="er")
+    learner.learn(tiny.clips(0, 3), "abc")
+    assert learner.memory is not None
+    assert learner.memory.clips.logits is None
+    assert learner.class_means is None
 
 
 def test_the_global_random_generator_is_neither_read_nor_moved(folder: Path, tmp_path: Path) -> None:

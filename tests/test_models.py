@@ -115,6 +115,22 @@ def test_attention_over_one_frame_and_patch_is_the_token_itself() -> None:
     assert temporal.equal(torch.ones(3, 1, 4))
 
 
+def test_a_single_token_needs_no_attention_and_is_scored_as_with_it() -> None:
+    """So its projections learn nothing, and whatever they say changes nothing."""
+    audio, token = normal(0, 5, 8), normal(1, 5, 1, 1, 8)
+    network = AudioVisualNet(8, 4)
+    outputs = network(audio, token)
+    attended = audio_guided_attention(
+        torch.tanh(network.attn_audio_proj(audio)), torch.tanh(network.attn_visual_proj(token)), token
+    )
+    torch.testing.assert_close(outputs.logits, network.fuse(audio, attended.pooled).logits)
+    for name, expected in (("spatial_attention", attended.spatial), ("temporal_attention", attended.temporal)):
+        torch.testing.assert_close(getattr(outputs, name), expected)
+    outputs.logits.sum().backward()
+    assert network.audio_proj.weight.grad is not None
+    assert network.attn_visual_proj.weight.grad is None
+
+
 def test_attention_gradients_are_those_of_finite_differences() -> None:
     inputs = [tensor.requires_grad_() for tensor in guided_inputs(2, 2, 3, 3)]
     assert torch.autograd.gradcheck(audio_guided_attention, inputs)
