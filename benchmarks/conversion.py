@@ -26,6 +26,8 @@ from benchmarks.avcil_files import (
     write_lists,
 )
 from mcil.data.importers.avcil_features import AUDIO, VISUAL, import_avcil_features
+from mcil.data.store import FeatureStore
+from mcil.data.workers import cores
 from mcil.files import write_json
 
 _BYTES = 1568 * 768 * 4  # of one token map
@@ -68,9 +70,11 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.conversion", "--convert", folder / "AVE", folder / "store"]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         measured = json.loads(said)
-        size = large.stat().st_size
+        size, clips = large.stat().st_size, len(FeatureStore(folder / "store", verify=False))
     result = {
+        "clips": clips,
         "file_bytes": size,
+        "cores": cores(),
         "seconds": round(measured["seconds"], 1),
         "megabytes_per_second": round(size / 1e6 / measured["seconds"]),
         "peak_memory_megabytes": round(measured["peak_memory_bytes"] / 1e6),

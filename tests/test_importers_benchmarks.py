@@ -311,6 +311,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "AVE")
 
 
+def test_the_page_says_what_was_measured() -> None:
+    root = Path(__file__).parent.parent
+    kept = json.loads((root / "results" / "conversion" / "conversion.json").read_text())
+    said = " ".join((root / "docs" / "data.md").read_text().split())
+    size, speed = kept["file_bytes"] / 1e9, kept["megabytes_per_second"]
+    assert f"{size:.1f} GB took {kept['seconds']:.0f} s ({speed} MB/s)" in said
+    assert f"at most {kept['peak_memory_megabytes']} MB of memory" in said
+
+
 # Raw videos
 
 
@@ -378,7 +387,7 @@ def test_ave(tmp_path: Path, made: list[Path], caplog: Any) -> None:
     assert "1 of 7 listed videos are not there" in caplog.text
     assert "1 clips of Annotations.txt are in no split (first: unlisted)" in caplog.text
     assert not check_manifest(tmp_path / "m.csv", jobs=1).errors
-    with pytest.raises(McilError, match=r"not one of the 7 listed videos is there \(such as -ring_1.mp4\)"):
+    with pytest.raises(McilError, match=r"not one of the 7 listed videos, such as -ring_1.mp4, is there"):
         import_ave(root, tmp_path / "n.csv", videos=made[0].parent)
     assert not (tmp_path / "n.csv").exists()
 
@@ -415,8 +424,9 @@ def test_ave_files_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(McilError, match=r"valSet.txt: cannot be read as text"):
         import_ave(tmp_path / "a", tmp_path / "m.csv")
     write_ave(tmp_path / "a", {})
-    with pytest.raises(McilError, match="not one of the 0 listed videos"):
+    with pytest.raises(McilError, match="have no clip of these classes"):
         import_ave(tmp_path / "a", tmp_path / "m.csv")
+    write_ave(tmp_path / "a", AVE)
     with pytest.raises(McilError, match="no such folder"):
         import_ave(tmp_path / "a", tmp_path / "m.csv", videos=tmp_path / "nowhere")
 
@@ -475,7 +485,7 @@ def test_kinetics_sounds(tmp_path: Path, made: list[Path], caplog: Any) -> None:
         (KINETICS.replace("validate", "dev"), "row 2: unknown split 'dev'"),
         (KINETICS.replace("12,22", "x,22"), "row 1: 'x' is no number of seconds"),
         (KINETICS + "singing,s\n", "row 8 has 2 cells, but 6 are needed"),
-        (KINETICS, "not one of the 6 listed videos is there"),
+        (KINETICS, "not one of the 6 listed videos, such as -drum_1_000012_000022.mp4, is there"),
     ],
 )
 def test_kinetics_files_that_are_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -483,6 +493,11 @@ def test_kinetics_files_that_are_wrong(tmp_path: Path, text: str, message: str) 
     with pytest.raises(McilError, match=message):
         import_kinetics_sounds(tmp_path, tmp_path / "k.csv", tmp_path / "m.csv")
     assert not (tmp_path / "m.csv").exists()
+
+
+def test_a_folder_without_kinetics_files(tmp_path: Path) -> None:
+    with pytest.raises(McilError, match=r"no \.csv files in this folder"):
+        import_kinetics_sounds(tmp_path, tmp_path, tmp_path / "m.csv")
 
 
 def write_vggsound(file: Path, counts: dict[str, tuple[int, int]]) -> list[tuple[str, int]]:
