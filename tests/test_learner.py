@@ -277,9 +277,12 @@ def test_clips_of_one_token_are_learnt_and_training_on_them_goes_on(method: str,
             assert checkpoint.exists()
         learner.learn(one_token(3, 5), "de", checkpoint=checkpoint)
     assert tiny.saved(learners[0], tmp_path / "a") == tiny.saved(learners[1], tmp_path / "b")
-    test = one_token(3, 5)
-    right = learners[0].predict(test.audio, test.visual).labels == test.labels
-    assert right.float().mean() > 0.5
+    test = one_token(0, 5)
+    assert test.audio is not None
+    assert test.visual is not None
+    attention = learners[0].attention(test.audio, test.visual)
+    assert attention is not None
+    assert attention.spatial.eq(1).all()
 
 
 def test_only_methods_that_ask_for_them_keep_logits_and_means() -> None:
