@@ -316,7 +316,7 @@ def test_the_page_says_what_was_measured() -> None:
     kept = json.loads((root / "results" / "conversion" / "conversion.json").read_text())
     said = " ".join((root / "docs" / "data.md").read_text().split())
     size, speed = kept["file_bytes"] / 1e9, kept["megabytes_per_second"]
-    assert f"{size:.1f} GB took {kept['seconds']:.0f} s ({speed} MB/s)" in said
+    assert f"{size:.1f} GB, took {kept['seconds']:.0f} s ({speed} MB/s)" in said
     assert f"at most {kept['peak_memory_megabytes']} MB of memory" in said
 
 
