@@ -58,7 +58,7 @@ def map_in_order(function: Callable[[T], R], items: Sequence[T], jobs: int | Non
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                with _deaf_to_interrupts():
+                with deaf_to_interrupts():
                     waiting.append(pool.submit(_call, item))
                 if len(waiting) >= 4 * jobs:
                     yield waiting.popleft().result()
@@ -86,7 +86,7 @@ def _in_this_process(function: Callable[[T], R], items: Sequence[T]) -> Iterator
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def deaf_to_interrupts() -> Iterator[None]:
     """Processes that are started inside never see Ctrl-C; the main process alone decides what follows from it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

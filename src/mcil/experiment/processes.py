@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from mcil.data.workers import deaf_to_interrupts
 from mcil.errors import McilError
 from mcil.experiment.folder import RunFolder
 from mcil.experiment.progress import Event
@@ -82,9 +83,11 @@ def _pool(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(min(jobs, len(numbers)), context, _begin, (threads, told, stop, begun)) as pool:
         try:
-            waiting = {
-                number: pool.submit(_run_and_tell, number, experiments[number], folders[number]) for number in numbers
-            }
+            with deaf_to_interrupts():  # while they load what they need; from :func:`_begin` on they decide themselves
+                waiting = {
+                    number: pool.submit(_run_and_tell, number, experiments[number], folders[number])
+                    for number in numbers
+                }
             while waiting:
                 with suppress(Empty):
                     show(told.get(timeout=0.2))
@@ -113,6 +116,7 @@ def _begin(threads: int, told: Queue[Event], stop: Flag, begun: Any) -> None:
     torch.set_num_threads(threads)
     # Ctrl-C reaches all processes of a terminal: training listens for it, and a worker that waits says nothing.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _run_and_tell(number: int, experiment: Experiment, folder: RunFolder) -> dict[str, Any]:
