@@ -96,7 +96,7 @@ def test_random_selection_is_seeded() -> None:
 
 def unit(vector: list[float]) -> list[float]:
     length = math.sqrt(sum(value * value for value in vector))
-    return [value / length for value in vector]
+    return [value / length for value in vector] if length else vector
 
 
 def distances(features: list[list[float]], chosen: list[int]) -> list[float]:
@@ -112,11 +112,19 @@ def distances(features: list[list[float]], chosen: list[int]) -> list[float]:
     return found
 
 
-@given(st.integers(1, 8), st.integers(1, 4), st.integers(0, 10), st.booleans(), st.integers(0, 2**32 - 1))
+@given(
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.integers(0, 10),
+    st.booleans(),
+    st.integers(0, 2),
+    st.integers(0, 2**32 - 1),
+)
 def test_herding_takes_what_loops_find_nearest_each_time(
-    clips: int, width: int, quota: int, repeats: bool, seed: int
+    clips: int, width: int, quota: int, repeats: bool, dead: int, seed: int
 ) -> None:
     features = torch.randn(clips, width, generator=torch.Generator().manual_seed(seed))
+    features[:dead] = 0  # rectified features may vanish
     chosen = herding(features, quota, repeats=repeats).tolist()
     assert len(chosen) == min(quota, clips)
     assert repeats or len(set(chosen)) == len(chosen)

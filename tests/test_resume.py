@@ -17,7 +17,7 @@ import torch
 import tiny
 from mcil.experiment import run
 
-METHODS = ("av-cil", "oracle")
+METHODS = ("av-cil", "oracle", "afc-nme")
 EVERY_STEP = dataclasses.replace(tiny.TRAINING, epochs=2, checkpoint_seconds=0.0)
 TIMES = {"seconds", "finished", "peak_memory_mb"}
 
@@ -65,7 +65,7 @@ def _run(store: Path, out: Path, method: str, signal_number: int, call: str, end
 def context() -> Any:
     """Processes that are forked from one that has everything imported, so that each starts at once."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["mcil.experiment", "tiny"])
+    server.set_forkserver_preload(["mcil.experiment", "mcil.methods.afc", "tiny"])  # afc loads much
     return server
 
 
