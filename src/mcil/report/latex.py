@@ -17,7 +17,7 @@ _SPECIAL = {
     "<": r"$<$",
     ">": r"$>$",
 }
-_WIDTH = 22  # letters of a heading's line
+_WIDTH = 14  # letters of a heading's line
 _FOUND = re.compile("|".join(map(re.escape, _SPECIAL)))
 
 
@@ -31,7 +31,7 @@ def latex_table(table: Table, notes: Sequence[str] = ()) -> str:
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\small",
         rf"\caption{{{escape(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
