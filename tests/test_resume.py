@@ -65,7 +65,7 @@ def _run(store: Path, out: Path, method: str, signal_number: int, call: str, end
 def context() -> Any:
     """Processes that are forked from one that has everything imported, so that each starts at once."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["mcil.experiment", "mcil.methods.afc", "tiny"])  # afc loads much
+    server.set_forkserver_preload(["mcil.experiment", "sklearn.cluster", "tiny"])
     return server
 
 

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from mcil.errors import McilError
@@ -131,6 +130,8 @@ def compared_features(outputs: Outputs) -> dict[str, Tensor]:
 
 def _centres(features: Tensor, count: int, seed: int) -> Tensor:
     """Return ``count`` k-means centres of one class's features; they repeat where it has fewer different clips."""
+    from sklearn.cluster import KMeans  # takes a second to load, and only this needs it
+
     distinct = np.unique(features.numpy(), axis=0)
     if len(distinct) > count:
         distinct = KMeans(count, n_init=10, random_state=seed % 2**32).fit(features.numpy()).cluster_centers_
