@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -24,7 +25,7 @@ from mcil.data.extraction import extract
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.encoders import create_encoders
-from mcil.files import write_json
+from mcil.files import read_json, write_json, write_text
 from mcil.suites import bench
 from mcil.training import TrainingOptions
 
@@ -57,6 +58,8 @@ def main() -> None:
         compare(prepared, data, chosen.out / name, chosen.methods, chosen.jobs)
         if chosen.results is not None:
             collect(prepared, chosen.out / name, chosen.results / name)
+    if chosen.results is not None:
+        write_text(chosen.results / "summary.md", summary(chosen.results))
 
 
 def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, jobs: int) -> None:
@@ -85,6 +88,25 @@ def collect(prepared: Prepared, out: Path, results: Path) -> None:
     for file in ("table.md", "table.tex", "table.csv"):
         shutil.copyfile(out / "table1" / file, results / file)
     write_json(results / "joint.json", joint_regression(FeatureStore(prepared.store)))
+
+
+def summary(results: Path) -> str:
+    """Return the mean accuracy and the last accuracy of every method on every set that was collected, as Markdown."""
+    sets = [name for name in SETS if (results / name / "table.csv").exists()]
+    tables = [pl.read_csv(results / name / "table.csv") for name in sets]
+    parts = []
+    for figure, title in (("mean_accuracy", "Mean accuracy"), ("last_accuracy", "Last accuracy")):
+        lines = [f"| {title} | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
+        for method in dict.fromkeys(label for table in tables for label in table["label"]):
+            found = [table.row(by_predicate=pl.col("label") == method, named=True) for table in tables]
+            cells = [f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}" for row in found]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        if figure == "last_accuracy":
+            joint = [read_json(results / name / "joint.json", "joint regression") for name in sets]
+            cells = [f"{reached['test_accuracy']:.1f}" for reached in joint]
+            lines.append(f"| joint logistic regression | {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
 def joint_regression(store: FeatureStore) -> dict[str, Any]:
