@@ -82,11 +82,16 @@ class Learnt:
         return Learner.load(self.folder / "learner")
 
 
+def quick(name: str) -> dict[str, Any]:
+    """Return options that make a method quick on tiny clips: projections of few features."""
+    return {"width": 32} if any(field.name == "width" for field in dataclasses.fields(METHODS[name])) else {}
+
+
 def learn(name: str, store: Path, folder: Path, protocol: str = "strict", seed: int = 0) -> Learnt:
-    method = create_method(name)
+    method = create_method(name, quick(name))
     audited = AuditedStore(store, method.cumulative, method.cumulative or protocol == "published")
     training = dataclasses.replace(tiny.TRAINING, protocol=protocol)
-    plain = tiny.experiment(store, method=name, memory=MEMORY, training=training, seed=seed)
+    plain = tiny.experiment(store, method=name, options=quick(name), memory=MEMORY, training=training, seed=seed)
     values = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
     experiment = Audited(**values, audited=[audited])
     events: list[dict[str, Any]] = []
@@ -185,7 +190,8 @@ def learn_next(learner: Learner, checkpoint: Path | None = None, **task: Any) ->
 @pytest.mark.parametrize("after", [1, 2])
 def test_what_is_loaded_predicts_the_same_and_learns_on_the_same(learnt: Learnt, tmp_path: Path, after: int) -> None:
     """Stored logits, means of exemplars and whatever else a method keeps are saved with it."""
-    kept = Learner(learnt.result["method"], memory=MEMORY, training=tiny.TRAINING)
+    name = learnt.result["method"]
+    kept = Learner(name, quick(name), memory=MEMORY, training=tiny.TRAINING)
     for _ in range(after):
         learn_next(kept)
     kept.save(tmp_path / "a")
@@ -206,8 +212,9 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
     """In every task: from the middle of an epoch, from its end, and from the middle of the next."""
     if learnt.method.closed_form:
         pytest.skip("a pass takes seconds, and is done again")
+    name = learnt.result["method"]
     training = dataclasses.replace(tiny.TRAINING, epochs=2, checkpoint_seconds=0.0, modality_dropout=0.5)
-    learner = Learner(learnt.result["method"], memory=MEMORY, training=training)
+    learner = Learner(name, quick(name), memory=MEMORY, training=training)
     for task in range(3):
         before = tmp_path / f"before-{task}"
         if task:
@@ -224,7 +231,7 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
         ):
             reached = read_tensors(path, "checkpoint")[1]["place"]
             assert (reached["epoch"], reached["step"]) == place
-            fresh = Learner(learnt.result["method"], memory=MEMORY, training=training)
+            fresh = Learner(name, quick(name), memory=MEMORY, training=training)
             again = Learner.load(before) if task else fresh
             assert learn_next(again, path, count=13) == whole[place[0] :]
             assert tiny.saved(again, tmp_path / "again") == expected
@@ -232,7 +239,8 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
 
 def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(learnt: Learnt, store: Path, tmp_path: Path) -> None:
     """In the first task, in the second, between that and its keeping, in the last."""
-    experiment = tiny.experiment(store, method=learnt.result["method"], memory=MEMORY)
+    name = learnt.result["method"]
+    experiment = tiny.experiment(store, method=name, options=quick(name), memory=MEMORY)
     folder, told = RunFolder(tmp_path / "run"), sum(event["task"] == 0 for event in learnt.events)
 
     class DiedError(Exception):
@@ -287,7 +295,8 @@ def test_it_learns_by_every_protocol(learnt: Learnt, store: Path, tmp_path: Path
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
 def test_it_learns_from_one_modality(learnt: Learnt, modality: Modality) -> None:
-    learner = Learner(learnt.result["method"], memory=MEMORY, modality=modality, training=tiny.TRAINING)
+    name = learnt.result["method"]
+    learner = Learner(name, quick(name), memory=MEMORY, modality=modality, training=tiny.TRAINING)
     for _ in range(3):
         for event in learn_next(learner):
             assert math.isfinite(event.get("loss", 0))
