@@ -29,6 +29,7 @@ TEST = tiny.clips(0, tiny.CLASSES, seed=2)
 def make(name: str, modality: Modality = "audio-visual", classes: int = tiny.CLASSES, **options: Any) -> ClosedFormNet:
     method = create_method(name, OPTIONS.get(name, {}) | options)
     assert isinstance(method, ClosedForm)
+    torch.manual_seed(0)  # of the random projections
     return method.network(CHANNELS, classes, modality)
 
 
@@ -73,6 +74,47 @@ def test_every_method_learns_from_every_modality(name: str, modality: Modality) 
     assert outputs.logits.dtype == torch.float32
     assert outputs.fused.shape == (len(TEST), net.width)
     assert (outputs.logits.argmax(1) == TEST.labels).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_guided_tokens_are_those_that_the_sound_attends_to(name: str) -> None:
+    """Sounds that come with other clips' tokens change the guided ones; shuffled patches change nothing."""
+    net = fitted(make(name, tokens="guided"), tiny.clips(0, tiny.CLASSES))
+    assert net.width > make(name).width
+    assert TEST.audio is not None
+    assert TEST.visual is not None
+    plain = net(TEST.audio, TEST.visual)
+    assert (plain.logits.argmax(1) == TEST.labels).float().mean() > 0.8
+    shuffled = net(TEST.audio, TEST.visual.flip(2)).logits
+    torch.testing.assert_close(shuffled, plain.logits, rtol=1e-4, atol=1e-4)
+    for alone in (net(TEST.audio, None), net(None, TEST.visual)):
+        assert alone.logits.isfinite().all()
+    for modality in ("audio", "visual"):
+        assert make(name, modality, tokens="guided").width == make(name, modality).width
+
+
+def test_guided_pooling_is_attention_with_random_projections() -> None:
+    torch.manual_seed(0)
+    features = ClipFeatures(CHANNELS, "audio-visual", ("guided",))
+    assert TEST.audio is not None
+    assert TEST.visual is not None
+    found = features({"audio": TEST.audio, "visual": TEST.visual})["guided"]
+    clip, width = 3, tiny.VISUAL
+
+    def normalised(vector: Tensor) -> Tensor:
+        return (vector - vector.mean()) / vector.var(correction=0).sqrt()
+
+    sound = torch.tanh(normalised(TEST.audio[clip].double()) @ features.get_buffer("attention_audio"))
+    tokens = TEST.visual[clip].double()
+    frames, weights = [], []
+    for frame in tokens:
+        look = torch.stack([torch.tanh(normalised(t) @ features.get_buffer("attention_visual")) for t in frame])
+        attention = (look * sound).softmax(0)
+        frames.append((attention * frame).sum(0))
+        weights.append((attention * look).sum(0) * sound)
+    expected = (torch.stack(weights).softmax(0) * torch.stack(frames)).sum(0)
+    assert expected.shape == (width,)
+    torch.testing.assert_close(found[clip], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

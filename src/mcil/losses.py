@@ -143,9 +143,10 @@ def nca(logits: Tensor, labels: Tensor, margin: Tensor | float, form: Literal["c
     """Neighbourhood component analysis over scaled similarities (B,C) to the classes (AFC), mean over clips.
 
     "paper": minus the target's similarity, less ``margin`` (in the logits' scale), plus the log of the sum of
-    exp over the *other* classes, or 0 where that is negative (Douillard et al., "PODNet", ECCV 2020). "code", the published code of Pian et
-    al.: all similarities are taken relative to the greatest, so that a margin on all of them cancels, and in the
-    sum the target counts as exp(0). A single class has nothing to be told apart from: 0 either way.
+    exp over the *other* classes, or 0 where that is negative (Douillard et al., "PODNet", ECCV 2020). "code", the
+    published code of Pian et al.: all similarities are taken relative to the greatest, so that a margin on all of
+    them cancels, and in the sum the target counts as exp(0). A single class has nothing to be told apart from: 0
+    either way.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} must be (B,C) and labels {tuple(labels.shape)} (B,)")

@@ -19,4 +19,4 @@ class Acil(RandomRidge):
     """
 
     source: ClassVar[str] = "Zhuang et al., ACIL, NeurIPS 2022"
-    streams: ClassVar[tuple[tuple[Block, ...], ...]] = (("audio", "visual", "fused-random"),)
+    streams: ClassVar[tuple[tuple[Block, ...], ...]] = (("audio", "visual", "guided", "fused-random"),)

@@ -17,7 +17,7 @@ class AcilAv(RandomRidge):
 
     source: ClassVar[str] = "after Zhuang et al., ACIL, NeurIPS 2022, with compensation streams of our own derivation"
     streams: ClassVar[tuple[tuple[Block, ...], ...]] = (
-        ("audio", "visual"),
+        ("audio", "visual", "guided"),
         ("audio-random",),
         ("visual-random",),
     )

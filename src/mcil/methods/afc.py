@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcil.errors import McilError
 from mcil.losses import feature_discrepancy, nca
 from mcil.memory import Selection
 from mcil.methods.base import METHODS, Replay, ReplayMethod, teacher_of
@@ -41,6 +40,7 @@ class AfcLsc(ReplayMethod):
 
     source: ClassVar[str] = "Kang et al., Adaptive Feature Consolidation, CVPR 2022; local similarity classifier"
     uses_teacher: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = ("proxies",)
     replay: ClassVar[Replay] = "joint"
     imprints: ClassVar[bool] = True
 
@@ -49,10 +49,6 @@ class AfcLsc(ReplayMethod):
     margin: float = 0.6
     proxies: int = 10
     discrepancy_weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.proxies < 1:
-            raise McilError(f"AFC: option 'proxies' must be 1 or more, but it is {self.proxies}")
 
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet:
         """Return a new network with proxies for ``classes`` classes."""

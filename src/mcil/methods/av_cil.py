@@ -44,6 +44,7 @@ class AvCil(ReplayMethod):
 
     source: ClassVar[str] = "Pian et al., Audio-Visual Class-Incremental Learning, ICCV 2023"
     uses_teacher: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = ("temperature", "distillation_temperature")
 
     separated_softmax: bool = True
     task_distillation_weight: float = 1.0

@@ -13,6 +13,7 @@ from mcil.errors import McilError, did_you_mean
 from mcil.memory import SELECTORS, Selection, Selector
 from mcil.models import AudioVisualNet
 from mcil.models.closed_form import ClosedFormNet
+from mcil.models.closed_form_features import Block, ClipFeatures
 from mcil.registry import Registry, checked_option
 from mcil.types import Batch, Modality, Outputs, Step, Teacher
 
@@ -33,12 +34,25 @@ class Method(ABC):
     - ``cumulative``: is given the training clips of all seen classes at every task and starts afresh each time
       (joint training, the upper bound).
     - ``closed_form``: whether it is fitted in one pass.
+    - ``above_zero``: options that cannot be 0. No number among the options can be negative.
     """
 
     source: ClassVar[str]
     uses_memory: ClassVar[bool] = False
     cumulative: ClassVar[bool] = False
     closed_form: ClassVar[bool] = False
+    above_zero: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float):
+                continue
+            if field.name in self.above_zero and not value > 0:
+                raise McilError(f"option '{field.name}' must be above 0, but it is {value}")
+            if not value >= 0:
+                raise McilError(f"option '{field.name}' must be 0 or more, but it is {value}")
 
     @abstractmethod
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet | ClosedFormNet:
@@ -47,9 +61,25 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class ClosedForm(Method):
-    """A method that fits each task in one pass over its clips, keeps sums of their features, and no clip."""
+    """A method that fits each task in one pass over its clips, keeps sums of their features, and no clip.
+
+    Attributes:
+        tokens: "pooled": a video is the mean of its tokens; "guided": and also what random attention, guided by the
+            sound, makes of them. Only where both modalities are read.
+    """
 
     closed_form: ClassVar[bool] = True
+
+    tokens: Literal["pooled", "guided"] = "pooled"
+
+    def features(self, channels: Mapping[str, int], modality: Modality) -> ClipFeatures:
+        """Return the plain features: sound, mean token, and guided token if it is read."""
+        blocks: tuple[Block, ...] = ("audio", "visual", "guided")
+        return ClipFeatures(channels, modality, [block for block in blocks if self.reads(block)])
+
+    def reads(self, block: Block) -> bool:
+        """Return whether a block of features is among those that the option ``tokens`` names."""
+        return self.tokens == "guided" or not block.startswith("guided")
 
     @abstractmethod
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> ClosedFormNet:
@@ -146,7 +176,8 @@ def create_method(name: str, options: Mapping[str, Any] | None = None) -> Method
     """Make the method called ``name`` with ``options``; what is not given keeps its default.
 
     Raises:
-        McilError: there is no such method or option (the nearest name is offered), or a value has the wrong type.
+        McilError: there is no such method or option (the nearest name is offered), or a value has the wrong type or
+            is out of bounds.
     """
     kind = METHODS[name]
     known = [field.name for field in fields(kind)]
@@ -157,7 +188,10 @@ def create_method(name: str, options: Mapping[str, Any] | None = None) -> Method
             has = f"It has: {', '.join(known)}" if known else "It has no options"
             raise McilError(f"method '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
         values[option] = checked_option(f"method '{name}': option '{option}'", value, types[option])
-    return kind(**values)
+    try:
+        return kind(**values)
+    except McilError as error:
+        raise McilError(f"method '{name}': {error}") from None
 
 
 def describe_methods() -> list[dict[str, Any]]:

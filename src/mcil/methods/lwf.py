@@ -23,6 +23,7 @@ class Lwf(GradientMethod):
 
     source: ClassVar[str] = "Li and Hoiem, Learning without Forgetting, ECCV 2016"
     uses_teacher: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = ("distillation_temperature",)
 
     distillation_temperature: float = 2.0
 

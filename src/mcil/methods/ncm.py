@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from mcil.methods.base import METHODS, ClosedForm
 from mcil.models.closed_form import ClosedFormNet
-from mcil.models.closed_form_features import ClipFeatures
 from mcil.models.closed_form_gaussian import NearestMeanNet
 from mcil.types import Modality
 
@@ -16,10 +15,14 @@ from mcil.types import Modality
 @METHODS.register("ncm")
 @dataclass(frozen=True)
 class Ncm(ClosedForm):
-    """The class whose mean is nearest, on the sound and the mean token."""
+    """The class whose mean is nearest, on the sound and the mean token.
+
+    Attributes:
+        tokens: whether audio-guided tokens are read besides the pooled ones.
+    """
 
     source: ClassVar[str] = "Mensink et al., Distance-Based Image Classification, TPAMI 2013"
 
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> ClosedFormNet:
         """Return a new network."""
-        return NearestMeanNet(ClipFeatures(channels, modality, ("audio", "visual")), classes)
+        return NearestMeanNet(self.features(channels, modality), classes)

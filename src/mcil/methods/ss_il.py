@@ -26,6 +26,7 @@ class SsIl(ReplayMethod):
 
     source: ClassVar[str] = "Ahn et al., SS-IL: Separated Softmax for Incremental Learning, ICCV 2021"
     uses_teacher: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = ("distillation_temperature",)
 
     distillation_temperature: float = 2.0
 

@@ -78,7 +78,8 @@ def clip_contributions(
     parts = [_contributions(one, other, task_sizes) for one, other in zip(first, second, strict=True)]
     if len({part.shape for part in parts}) > 1:
         raise ValueError("the seeds were tested on different clips")
-    return np.mean(parts, axis=0)
+    mean: FloatArray = np.mean(parts, axis=0)
+    return mean
 
 
 def _contributions(first: pl.DataFrame, second: pl.DataFrame, task_sizes: Sequence[int]) -> FloatArray:

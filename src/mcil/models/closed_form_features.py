@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcil.models.attention import audio_guided_attention
 from mcil.models.closed_form_sums import FOLDS
 from mcil.types import Modality
 
-Block = Literal["audio", "visual", "audio-random", "visual-random", "fused-random"]
+Block = Literal["audio", "visual", "guided", "audio-random", "visual-random", "guided-random", "fused-random"]
 
 # So many numbers of a clip decide which fold it goes to.
 _HASHED = 4096
@@ -24,16 +25,19 @@ class ClipFeatures(nn.Module):
     """Named blocks of float64 features of a clip, none of which depends on other clips.
 
     - "audio", "visual": the sound; the mean of the video's tokens.
-    - "audio-random", "visual-random": relu(P n(x)) of these, with normal random P (width,D) / sqrt(D) and n(x) the
-      vector x minus the mean, over the deviation, of its own numbers.
+    - "guided": the tokens pooled by audio-guided attention with random projections, as AV-CIL's network does before
+      it is trained (Pian et al., ICCV 2023, eq. 2 to 4).
+    - "audio-random", "visual-random", "guided-random": relu(P n(x)) of these, with normal random P (width,D) / sqrt(D)
+      and n(x) the vector x minus the mean, over the deviation, of its own numbers.
     - "fused-random": the same of n(audio) and n(visual) side by side, or of the one that is read.
+
+    Random projections are drawn from PyTorch's global generator when the features are made.
 
     Args:
         channels: of "audio" and "visual" features, as far as there are any.
         modality: what is read.
         blocks: which features, in this order. Blocks of a modality that is not read fall away.
         random_width: features in each random block.
-        seed: of the random projections.
     """
 
     def __init__(
@@ -42,27 +46,29 @@ class ClipFeatures(nn.Module):
         modality: Modality,
         blocks: Sequence[Block],
         random_width: int = 0,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.modality: Modality = modality
         self.channels = {name: channels[name] for name in ("audio", "visual") if name in modality}
         self.columns: dict[Block, slice] = {}
         self.width = 0
-        generator = torch.Generator().manual_seed(seed)
+        if any(block.startswith("guided") for block in blocks) and modality == "audio-visual":
+            for name, width in self.channels.items():
+                self._draw(f"attention_{name}", width, self.channels["visual"])
         for block in blocks:
-            width = sum(self.channels[name] for name in self.read(block))
-            if not width:
+            if not self.read(block):
                 continue
+            width = self.channels["visual"] if block.startswith("guided") else self._channels(self.read(block))
             if block.endswith("random"):
-                projection = torch.randn(width, random_width, dtype=torch.float64, generator=generator)
-                self.register_buffer(_projection(block), projection / width**0.5)
+                self._draw(_projection(block), width, random_width)
                 width = random_width
             self.columns[block] = slice(self.width, self.width + width)
             self.width += width
 
     def read(self, block: Block) -> set[str]:
-        """Return the modalities that a block is made of."""
+        """Return the modalities that a block is made of; none where it cannot be made."""
+        if block.startswith("guided"):
+            return set(self.channels) if self.modality == "audio-visual" else set()
         return {name for name in self.channels if block.startswith((name, "fused"))}
 
     def forward(self, given: Mapping[str, Tensor]) -> dict[Block, Tensor]:
@@ -72,13 +78,16 @@ class ClipFeatures(nn.Module):
             ValueError: features have another shape.
         """
         vectors = {name: self._vectors(name, clips) for name, clips in given.items()}
+        if hasattr(self, "attention_visual") and len(given) > 1:
+            vectors["guided"] = self._guided(vectors["audio"], given["visual"])
         found: dict[Block, Tensor] = {}
         for block in self.columns:
-            parts = [vectors[name] for name in self.channels if name in self.read(block) & vectors.keys()]
-            if len(parts) < len(self.read(block)):
+            if not self.read(block) <= given.keys():
                 continue
+            sources = ["guided"] if block.startswith("guided") else sorted(self.read(block))
+            parts = [vectors[name] for name in sources]
             if block.endswith("random"):
-                normalised = [F.layer_norm(part, part.shape[-1:], eps=_TINY) for part in parts]
+                normalised = [_normalised(part) for part in parts]
                 found[block] = torch.relu(torch.cat(normalised, dim=1) @ self.get_buffer(_projection(block)))
             else:
                 (found[block],) = parts
@@ -105,6 +114,25 @@ class ClipFeatures(nn.Module):
         if clips.ndim != dimensions or clips.shape[-1] != self.channels[name]:
             raise ValueError(f"{name} must be {form} with D = {self.channels[name]}, not {tuple(clips.shape)}")
         return clips.double() if name == "audio" else clips.mean(dim=(1, 2), dtype=torch.float64)
+
+    def _guided(self, audio: Tensor, visual: Tensor) -> Tensor:
+        """Return the tokens (B,L,S,D) pooled to (B,D) as the sound (B,D_a) directs."""
+        tokens = visual.double()
+        sound = torch.tanh(_normalised(audio) @ self.get_buffer("attention_audio"))
+        look = torch.tanh(_normalised(tokens) @ self.get_buffer("attention_visual"))
+        return audio_guided_attention(sound, look, tokens).pooled
+
+    def _channels(self, names: set[str]) -> int:
+        return sum(self.channels[name] for name in names)
+
+    def _draw(self, name: str, rows: int, columns: int) -> None:
+        """Keep a normal random matrix that leaves the size of normalised vectors as it is."""
+        self.register_buffer(name, torch.randn(rows, columns, dtype=torch.float64) / rows**0.5)
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    """Return vectors (...,D) minus their own mean, over their own deviation."""
+    return F.layer_norm(vectors, vectors.shape[-1:], eps=_TINY)
 
 
 def _projection(block: Block) -> str:
