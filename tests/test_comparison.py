@@ -1,0 +1,209 @@
+"""The comparison of all methods and that with the published code's runs, on tiny made archives."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from benchmarks import comparison, published_runs, real_data_sets
+from mcil.data.store import FeatureStore
+
+NAMES = np.array(["pig", "dog", "cow", "hen"])
+ORDER = np.array([[2, 0, 3, 1]])
+ORDERED = ["cow", "pig", "hen", "dog"]
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def paths(folder: Path) -> tuple[Path, Path, Path]:
+    """Return the folders of the data, of the store and of everything else."""
+    return folder, folder / "store", folder / "media"
+
+
+def pairs(classes: Any, keep: Any) -> Any:
+    """Return pairs of the chosen sounds with two pictures each; picture 2 n and 2 n + 1 are of sound n's class."""
+    sounds = np.flatnonzero(keep)
+    return np.stack([np.repeat(sounds, 2), np.stack([2 * sounds, 2 * sounds + 1], 1).ravel()], 1).astype(np.int32)
+
+
+def test_pretrained_features_are_read_by_the_rows_of_the_pairs(tmp_path: Path, generator: np.random.Generator) -> None:
+    classes, fold = np.repeat(np.arange(4), 12), np.tile(np.array([1] * 9 + [5] * 3), 4)
+    audio = generator.normal(size=(48, 5)).astype(np.float16)
+    visual = generator.normal(size=(96, 3)).astype(np.float16)
+    np.savez(
+        tmp_path / "esc_tin24.npz",
+        audio=audio,
+        visual=visual,
+        audio_key=np.array([f"{fold[n]}-{n // 2}-A-{classes[n]}" for n in range(48)]),
+        audio_y=classes,
+        class_names=NAMES,
+        class_orders=ORDER,
+        pairs_train_f5=pairs(classes, fold == 1),
+        pairs_test_f5=pairs(classes, fold == 5),
+    )
+    prepared = real_data_sets.prepare_esc_tin24_pretrained(*paths(tmp_path))
+    assert prepared.class_order == ORDERED
+    store = FeatureStore(prepared.store)
+    assert store.shapes == {"audio": (5,), "visual": (1, 1, 3)}
+    assert store.splits.count("test") == 24
+    recordings: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
+    for row, name in enumerate(store.ids):
+        recordings[store.splits[row]].add(name.split("-")[1])
+        picture = int(name.split("+")[1])
+        assert store.labels[row] == NAMES[classes[picture // 2]]
+        np.testing.assert_array_equal(store.read("audio", np.array([row]))[0], audio[picture // 2])
+        np.testing.assert_array_equal(store.read("visual", np.array([row]))[0, 0, 0], visual[picture])
+    assert recordings["train"]
+    assert recordings["val"]
+    assert not recordings["train"] & recordings["val"]
+
+
+def test_a_scene_is_a_grid_of_its_pictures_patches(tmp_path: Path, generator: np.random.Generator) -> None:
+    """A patch's number says picture and place in it, so that each place of the grid can be told."""
+    pictures, scenes = 10, 8
+    tokens = np.arange(pictures * 4, dtype=np.float16).reshape(pictures, 4, 1).repeat(2, axis=2)
+    images = generator.integers(0, pictures, (scenes, 4, 4)).astype(np.int16)
+    np.savez(
+        tmp_path / "esc_tin24_scenes.npz",
+        audio=generator.normal(size=(6, 3)).astype(np.float16),
+        tokens=tokens,
+        scene_audio=generator.integers(0, 6, scenes).astype(np.int16),
+        scene_images=images,
+        scene_label=np.tile(np.arange(4), 2).astype(np.int16),
+        scene_split=np.array([0, 0, 0, 0, 1, 1, 2, 2], dtype=np.uint8),
+        class_names=NAMES,
+        class_orders=ORDER,
+    )
+    store = FeatureStore(real_data_sets.prepare_scenes(*paths(tmp_path)).store)
+    assert store.shapes == {"audio": (3,), "visual": (4, 16, 2)}
+    grid = store.read("visual", np.arange(scenes)).numpy()[..., 0].reshape(scenes, 4, 4, 4)
+    for scene, frame, row, column in np.ndindex(scenes, 4, 4, 4):
+        quadrant, patch = 2 * (row // 2) + column // 2, 2 * (row % 2) + column % 2
+        assert grid[scene, frame, row, column] == 4 * images[scene, frame, quadrant] + patch
+    assert store.labels[:4] == list(NAMES)
+
+
+def test_degraded_digits_keep_their_recordings_together(tmp_path: Path, generator: np.random.Generator) -> None:
+    classes = np.repeat(np.arange(4), 10)
+    is_test = np.tile(np.arange(10) < 3, 4)
+    images = generator.integers(0, 256, (80, 28, 28), dtype=np.uint8)
+    np.savez(
+        tmp_path / "av_mnist.npz",
+        audio_noisy_yamnet=generator.normal(size=(40, 6)).astype(np.float16),
+        image_hard=images,
+        audio_y=classes.astype(np.int8),
+        audio_key=np.array([f"s{n}" for n in range(40)]),
+        class_names=NAMES,
+        class_orders=ORDER,
+        pairs_train=pairs(classes, ~is_test),
+        pairs_test=pairs(classes, is_test),
+    )
+    store = FeatureStore(real_data_sets.prepare_av_mnist_hard(*paths(tmp_path)).store)
+    assert store.shapes == {"audio": (6,), "visual": (1, 1, 784)}
+    by_split = {
+        split: {n.split("+")[0] for n, s in zip(store.ids, store.splits, strict=True) if s == split}
+        for split in ("train", "val", "test")
+    }
+    assert not by_split["train"] & by_split["val"]
+    assert not by_split["test"] & (by_split["train"] | by_split["val"])
+    picture = int(store.ids[0].split("+")[1])
+    np.testing.assert_allclose(store.read("visual", np.array([0]))[0, 0, 0], images[picture].ravel() / 255, atol=1e-6)
+
+
+def made_store(folder: Path, generator: np.random.Generator) -> FeatureStore:
+    """Write 3 classes that a line between their sounds tells apart; the pictures are noise."""
+    labels = np.repeat(np.arange(3), 20)
+    return FeatureStore.write(
+        folder,
+        labels=[f"class {label}" for label in labels],
+        splits=[("train", "train", "val", "test")[n % 4] for n in range(60)],
+        audio=(4 * np.eye(3)[labels] + generator.normal(scale=0.3, size=(60, 3))).astype(np.float32),
+        visual=generator.normal(size=(60, 1, 2, 2)).astype(np.float32),
+    )
+
+
+def test_joint_regression_learns_all_classes_at_once(tmp_path: Path, generator: np.random.Generator) -> None:
+    reached = comparison.joint_regression(made_store(tmp_path / "store", generator))
+    assert reached["strength"] in comparison.STRENGTHS
+    assert reached["validation_accuracy"] > 95
+    assert reached["test_accuracy"] > 95
+
+
+def test_one_table_sums_up_all_sets(tmp_path: Path) -> None:
+    for name, accuracy in (("made-clips", 70.0), ("esc10", 80.04)):
+        (tmp_path / name).mkdir()
+        figures = {
+            "mean_accuracy": accuracy,
+            "mean_accuracy_std": 1.26,
+            "last_accuracy": 60.0,
+            "last_accuracy_std": 2.0,
+        }
+        pl.DataFrame([{"label": label, **figures} for label in ("er", "oracle")]).write_csv(
+            tmp_path / name / "table.csv"
+        )
+        (tmp_path / name / "joint.json").write_text(json.dumps({"test_accuracy": 91.44}))
+    assert comparison.summary(tmp_path).splitlines() == [
+        "| Mean accuracy | made-clips | esc10 |",
+        "|---|---:|---:|",
+        "| er | 70.0 ± 1.3 | 80.0 ± 1.3 |",
+        "| oracle | 70.0 ± 1.3 | 80.0 ± 1.3 |",
+        "",
+        "| Last accuracy | made-clips | esc10 |",
+        "|---|---:|---:|",
+        "| er | 60.0 ± 2.0 | 60.0 ± 2.0 |",
+        "| oracle | 60.0 ± 2.0 | 60.0 ± 2.0 |",
+        "| joint logistic regression | 91.4 | 91.4 |",
+    ]
+
+
+def test_the_published_preparation_is_centred_and_scaled_on_training_rows(
+    tmp_path: Path, generator: np.random.Generator
+) -> None:
+    count = 900
+    np.savez(
+        tmp_path / "yt8m_av30.npz",
+        audio=generator.normal(1, 2, (count, 128)).astype(np.float16),
+        visual=generator.normal(3, 5, (count, 800)).astype(np.float16),
+        y=(np.arange(count) % 4).astype(np.int16),
+        split=np.array([0] * 800 + [1] * 50 + [2] * 50, dtype=np.uint8),
+        class_names=NAMES,
+        class_orders=ORDER,
+    )
+    store = FeatureStore(published_runs.prepare(tmp_path / "yt8m_av30.npz", tmp_path / "store"))
+    assert store.shapes == {"audio": (768,), "visual": (1, 1, 768)}
+    train = np.arange(800)
+    audio, visual = store.read("audio", train).numpy()[:, :128], store.read("visual", train).numpy()
+    assert not store.read("audio", train)[:, 128:].any()
+    for features, rms in ((audio, 0.8573), (visual, 0.5)):
+        np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-4)
+        assert math.sqrt((features**2).mean()) == pytest.approx(rms, abs=1e-3)
+
+
+def test_runs_are_compared_by_their_means_and_spreads() -> None:
+    ours = [
+        {"method": "er", "mean_accuracy": mean, "average_forgetting": 2.0, "last_accuracy": 50.0}
+        for mean in (70.0, 72.0, 74.0)
+    ]
+    published = {
+        "er": {
+            str(seed): {"step_accuracy": [90.0, last], "mean_accuracy": mean, "average_forgetting": None}
+            for seed, (mean, last) in enumerate([(75.0, 49.0), (76.0, 50.0), (77.0, 51.0)])
+        }
+    }
+    table = {row["figure"]: row for row in published_runs.compare(ours, published).iter_rows(named=True)}
+    assert set(table) == {"mean_accuracy", "last_accuracy"}  # the published code gave no forgetting
+    mean = table["mean_accuracy"]
+    assert (mean["ours"], mean["published"], mean["difference"], mean["seeds"]) == (72, 76, -4, 3)
+    assert mean["standard_error"] == pytest.approx(math.sqrt((4 + 1) / 3), abs=1e-4)
+    assert "| er | Mean accuracy | 72.0 ± 2.0 | 76.0 ± 1.0 | -4.0 ± 1.3 |" in published_runs.markdown(
+        published_runs.compare(ours, published)
+    )
