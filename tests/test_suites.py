@@ -107,6 +107,21 @@ def balanced(text: str) -> bool:
     return depth == 0 and not opened and len(cells) == 1 and plain.count("$") % 2 == 0
 
 
+@pytest.mark.parametrize(("classes", "sizes"), [(1, [1]), (3, [3]), (6, [2, 2, 2]), (12, [3, 3, 2, 2, 2])])
+def test_without_tasks_there_are_five_or_as_many_as_have_two_classes(
+    classes: int, sizes: list[int], tmp_path: Path
+) -> None:
+    labels = [f"class {number % classes:02d}" for number in range(4 * classes)]
+    audio = np.random.default_rng(0).normal(size=(len(labels), 3)).astype(np.float32)
+    splits = [("train", "train", "val", "test")[number // classes] for number in range(len(labels))]
+    FeatureStore.write(tmp_path / "store", labels=labels, splits=splits, audio=audio)
+    line = f"--data {tmp_path}/store --out {tmp_path}/bench --methods ncm --seeds 0 --modality audio"
+    said = call(f"bench table1 {line}")
+    assert said.code == 0, said
+    (result,) = (json.loads(path.read_text()) for path in (tmp_path / "bench").glob("runs/*/result.json"))
+    assert result["task_sizes"] == sizes
+
+
 def test_the_table_is_that_of_the_runs(table1: Path) -> None:
     results = [json.loads(path.read_text()) for path in table1.parent.glob("runs/*/result.json")]
     table = pl.read_csv(table1 / "table.csv")
@@ -412,7 +427,6 @@ def test_mistakes_are_one_line_and_leave_nothing(folder: Path, tmp_path: Path, m
     assert "there is no suite 'tabel1'. Did you mean 'table1'?" in refusal(f"bench tabel1 {SHORT}")
     assert "there is no method 'avcil'. Did you mean 'av-cil'?" in refusal(f"{line} --methods avcil,lwf")
     assert "each only once" in refusal(f"{line} --methods lwf,lwf")
-    assert "give the tasks" in refusal("bench table1")
     assert "there is no class order 'AVE'. Did you mean 'AVE-CI'?" in refusal(f"{line} --class_order AVE")
     assert "there is no such method. Did you mean 'lwf'?" in refusal("bench table1 --config c.yaml")
     assert "per_methods" in refusal("bench table1 --config d.yaml")

@@ -20,6 +20,8 @@ from mcil.suites.base import SUITES, Settings
 from mcil.training import TrainingOptions
 from mcil.types import Modality
 
+TASKS = 5
+
 
 def bench(
     suite: str,
@@ -47,8 +49,8 @@ def bench(
     Args:
         suite: name of the comparison: table1, table2, table3, memory, steps or attention.
         data: feature store to learn from.
-        tasks: number of equal tasks, or the number of classes of each task; the benchmark's where the class order is
-            called by a benchmark's name.
+        tasks: number of equal tasks, or the number of classes of each task; by default the benchmark's where the class
+            order is called by a benchmark's name, else 5 tasks, as equal as can be, of two classes at least.
         methods: names with commas between them, or a list; all by default. A suite takes those that it is about.
         seeds: one run of everything for each: a number, a list, or text such as "0..4" or "0,3".
         out: folder; what is written is in its folder of the suite's name, the run folders are in its folder ``runs``,
@@ -106,13 +108,18 @@ def _scenario(
 ) -> Scenario:
     """The classes and tasks of all runs, whatever they learn from."""
     order = read_class_order(class_order)
-    if tasks is None:
-        if not isinstance(class_order, str):
-            raise McilError("give the tasks, such as --tasks 4, or a benchmark's name as the class order")
-        tasks = BENCHMARKS[class_order].tasks
     store = FeatureStore(data)
+    if tasks is None:
+        in_benchmark = isinstance(class_order, str)
+        tasks = BENCHMARKS[str(class_order)].tasks if in_benchmark else _task_sizes(len(set(store.labels)))
     modality: Modality = "audio" if "audio" in store.shapes else "visual"
     return Scenario(store, tasks, order, class_seed, modality, missing="zeros")
+
+
+def _task_sizes(classes: int) -> list[int]:
+    """Divide classes into ``TASKS`` tasks, as equal as can be, or into fewer where they would have one class."""
+    tasks = max(1, min(TASKS, classes // 2))
+    return [classes // tasks + (task < classes % tasks) for task in range(tasks)]
 
 
 def _methods(given: Sequence[str] | str | None) -> list[str]:
