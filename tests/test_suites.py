@@ -107,7 +107,7 @@ def balanced(text: str) -> bool:
     return depth == 0 and not opened and len(cells) == 1 and plain.count("$") % 2 == 0
 
 
-@pytest.mark.parametrize(("classes", "sizes"), [(1, [1]), (3, [3]), (6, [2, 2, 2]), (12, [3, 3, 2, 2, 2])])
+@pytest.mark.parametrize(("classes", "sizes"), [(3, [3]), (6, [2, 2, 2]), (12, [3, 3, 2, 2, 2])])
 def test_without_tasks_there_are_five_or_as_many_as_have_two_classes(
     classes: int, sizes: list[int], tmp_path: Path
 ) -> None:
