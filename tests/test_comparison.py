@@ -92,33 +92,6 @@ def test_a_scene_is_a_grid_of_its_pictures_patches(tmp_path: Path, generator: np
     assert store.labels[:4] == list(NAMES)
 
 
-def test_degraded_digits_keep_their_recordings_together(tmp_path: Path, generator: np.random.Generator) -> None:
-    classes = np.repeat(np.arange(4), 10)
-    is_test = np.tile(np.arange(10) < 3, 4)
-    images = generator.integers(0, 256, (80, 28, 28), dtype=np.uint8)
-    np.savez(
-        tmp_path / "av_mnist.npz",
-        audio_noisy_yamnet=generator.normal(size=(40, 6)).astype(np.float16),
-        image_hard=images,
-        audio_y=classes.astype(np.int8),
-        audio_key=np.array([f"s{n}" for n in range(40)]),
-        class_names=NAMES,
-        class_orders=ORDER,
-        pairs_train=pairs(classes, ~is_test),
-        pairs_test=pairs(classes, is_test),
-    )
-    store = FeatureStore(real_data_sets.prepare_av_mnist_hard(*paths(tmp_path)).store)
-    assert store.shapes == {"audio": (6,), "visual": (1, 1, 784)}
-    by_split = {
-        split: {n.split("+")[0] for n, s in zip(store.ids, store.splits, strict=True) if s == split}
-        for split in ("train", "val", "test")
-    }
-    assert not by_split["train"] & by_split["val"]
-    assert not by_split["test"] & (by_split["train"] | by_split["val"])
-    picture = int(store.ids[0].split("+")[1])
-    np.testing.assert_allclose(store.read("visual", np.array([0]))[0, 0, 0], images[picture].ravel() / 255, atol=1e-6)
-
-
 def made_store(folder: Path, generator: np.random.Generator) -> FeatureStore:
     """Write 3 classes that a line between their sounds tells apart; the pictures are noise."""
     labels = np.repeat(np.arange(3), 20)
