@@ -107,6 +107,7 @@ class TaskTraining:
                 [parameter for parameter in network.parameters() if parameter.requires_grad],
                 lr=options.learning_rate,
                 weight_decay=options.weight_decay,
+                fused=True,  # one pass over the weights and their moments instead of a dozen
             ),
         )
         self.place = _Place()
