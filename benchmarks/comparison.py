@@ -26,6 +26,7 @@ from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.encoders import create_encoders
 from mcil.files import read_json, write_json, write_text
+from mcil.methods import METHODS
 from mcil.suites import bench
 from mcil.training import TrainingOptions
 
@@ -96,17 +97,25 @@ def summary(results: Path) -> str:
     tables = [pl.read_csv(results / name / "table.csv") for name in sets]
     parts = []
     for figure, title in (("mean_accuracy", "Mean accuracy"), ("last_accuracy", "Last accuracy")):
-        lines = [f"| {title} | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
-        for method in dict.fromkeys(label for table in tables for label in table["label"]):
-            found = [table.row(by_predicate=pl.col("label") == method, named=True) for table in tables]
+        lines = [f"| {title} | learns by | exemplars | {' | '.join(sets)} |", "|---|---|---|" + "---:|" * len(sets)]
+        for name in sorted({label for table in tables for label in table["label"]}, key=_place):
+            found = [table.row(by_predicate=pl.col("label") == name, named=True) for table in tables]
             cells = [f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}" for row in found]
-            lines.append(f"| {method} | {' | '.join(cells)} |")
+            method = METHODS[name]
+            keeps = "all clips" if method.cumulative else "yes" if method.uses_memory else "no"
+            lines.append(f"| {name} | {'sums' if method.closed_form else 'gradient'} | {keeps} | {' | '.join(cells)} |")
         if figure == "last_accuracy":
             joint = [read_json(results / name / "joint.json", "joint regression") for name in sets]
             cells = [f"{reached['test_accuracy']:.1f}" for reached in joint]
-            lines.append(f"| joint logistic regression | {' | '.join(cells)} |")
+            lines.append(f"| joint logistic regression | gradient | all clips | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _place(name: str) -> tuple[bool, bool, bool, str]:
+    """Upper bounds last, closed form before them, and gradient methods with exemplars after those without."""
+    method = METHODS[name]
+    return method.cumulative, method.closed_form, method.uses_memory, name
 
 
 def joint_regression(store: FeatureStore) -> dict[str, Any]:

@@ -120,21 +120,23 @@ def test_one_table_sums_up_all_sets(tmp_path: Path) -> None:
             "last_accuracy": 60.0,
             "last_accuracy_std": 2.0,
         }
-        pl.DataFrame([{"label": label, **figures} for label in ("er", "oracle")]).write_csv(
+        pl.DataFrame([{"label": label, **figures} for label in ("ncm", "oracle", "er")]).write_csv(
             tmp_path / name / "table.csv"
         )
         (tmp_path / name / "joint.json").write_text(json.dumps({"test_accuracy": 91.44}))
     assert comparison.summary(tmp_path).splitlines() == [
-        "| Mean accuracy | made-clips | esc10 |",
-        "|---|---:|---:|",
-        "| er | 70.0 ± 1.3 | 80.0 ± 1.3 |",
-        "| oracle | 70.0 ± 1.3 | 80.0 ± 1.3 |",
+        "| Mean accuracy | learns by | exemplars | made-clips | esc10 |",
+        "|---|---|---|---:|---:|",
+        "| er | gradient | yes | 70.0 ± 1.3 | 80.0 ± 1.3 |",
+        "| ncm | sums | no | 70.0 ± 1.3 | 80.0 ± 1.3 |",
+        "| oracle | gradient | all clips | 70.0 ± 1.3 | 80.0 ± 1.3 |",
         "",
-        "| Last accuracy | made-clips | esc10 |",
-        "|---|---:|---:|",
-        "| er | 60.0 ± 2.0 | 60.0 ± 2.0 |",
-        "| oracle | 60.0 ± 2.0 | 60.0 ± 2.0 |",
-        "| joint logistic regression | 91.4 | 91.4 |",
+        "| Last accuracy | learns by | exemplars | made-clips | esc10 |",
+        "|---|---|---|---:|---:|",
+        "| er | gradient | yes | 60.0 ± 2.0 | 60.0 ± 2.0 |",
+        "| ncm | sums | no | 60.0 ± 2.0 | 60.0 ± 2.0 |",
+        "| oracle | gradient | all clips | 60.0 ± 2.0 | 60.0 ± 2.0 |",
+        "| joint logistic regression | gradient | all clips | 91.4 | 91.4 |",
     ]
 
 
