@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.collect import copy_runs
-from benchmarks.real_data import batch_size
+from benchmarks.real_data import NEW_AND_OLD, batch_size, new_and_old, spreads
 from benchmarks.real_data_sets import COMPARED, Prepared, RealData
 from mcil.data import synthetic
 from mcil.data.extraction import extract
@@ -84,8 +84,13 @@ def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, 
 
 
 def collect(prepared: Prepared, out: Path, results: Path) -> None:
-    """Copy results, settings and tables, without paths of this machine, and add :func:`joint_regression`."""
-    copy_runs(sorted(path.parent for path in (out / "runs").glob("*/result.json")), results)
+    """Copy results, settings and tables, without paths of this machine; add joint training and :func:`new_and_old`."""
+    runs = sorted(path.parent for path in (out / "runs").glob("*/result.json"))
+    shares = [
+        result | new_and_old(pl.read_parquet(folder / "predictions.parquet"), result)
+        for folder, result in zip(runs, copy_runs(runs, results), strict=True)
+    ]
+    write_text(results / "new-and-old.csv", spreads(shares, tuple(NEW_AND_OLD)).write_csv())
     for file in ("table.md", "table.tex", "table.csv"):
         shutil.copyfile(out / "table1" / file, results / file)
     write_json(results / "joint.json", joint_regression(FeatureStore(prepared.store)))

@@ -141,7 +141,7 @@ def spreads(found: Sequence[dict[str, Any]], keys: Sequence[str]) -> pl.DataFram
     """Return a row for each modality and method: mean and sample standard deviation over seeds of ``keys``."""
     rows: list[dict[str, Any]] = []
     for modality in MODALITIES:
-        for method in METHODS:
+        for method in dict.fromkeys(run["method"] for run in found):
             runs = [run for run in found if (run["modality"], run["method"]) == (modality, method)]
             if runs:
                 row: dict[str, Any] = {"modality": modality, "method": method, "seeds": len(runs)}
