@@ -32,7 +32,7 @@ from mcil.training import TrainingOptions
 
 SEEDS = "0..2"
 EPOCHS = 20
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def prepare_made_clips(data: Path, store: Path, work: Path) -> Prepared:
