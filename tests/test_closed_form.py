@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,6 +17,7 @@ from mcil.methods import METHODS, ClosedForm, create_method
 from mcil.models.closed_form import UNSEEN, ClosedFormNet
 from mcil.models.closed_form_features import ClipFeatures
 from mcil.models.closed_form_ridge import RidgeNet
+from mcil.models.closed_form_sums import LeastSquares, Sums
 from mcil.types import Batch, Modality
 from tests import tiny
 
@@ -256,6 +258,28 @@ def test_what_cannot_be_learnt_from_is_refused(name: str) -> None:
 def test_options_that_cannot_be_solved_are_refused(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(McilError, match=next(iter(options))):
         create_method(name, options)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 12), st.integers(21, 60), st.integers(0, 99), st.booleans())
+def test_few_clips_with_many_features_are_solved_as_any_others(
+    clips: int, width: int, seed: int, after_others: bool
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    features = torch.randn(clips, width, dtype=torch.float64, generator=random)
+    features[:, 1] = features[:, 0]  # channels that say the same
+    labels = F.one_hot(torch.randint(0, 3, (clips,), generator=random), 3).double()
+    regression = LeastSquares(Sums(labels.sum(0), labels.T @ features, features.T @ features))
+    assert regression.factor is not None
+    torch.testing.assert_close(regression.factor.T @ regression.factor, regression.gram)
+    columns = slice(3, width)
+    penalty = 0.1 + torch.rand(width - 3, dtype=torch.float64, generator=random)
+    earlier = torch.randn(width, 3, dtype=torch.float64, generator=random) if after_others else None
+    target = regression.cross[columns]
+    if earlier is not None:
+        target = target - regression.gram[columns] @ earlier
+    expected = torch.linalg.solve(regression.gram[columns, columns] + penalty.diag(), target)
+    torch.testing.assert_close(regression.ridge(columns, penalty, earlier), expected)
 
 
 def test_nearest_mean_ranks_by_distance() -> None:

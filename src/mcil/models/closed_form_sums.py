@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 
+import numpy as np
 import torch
+from scipy.linalg import lapack
 from torch import Tensor, nn
 
 # Clips are dealt into so many folds, so that a penalty can be judged by clips that it was not fitted to.
 FOLDS = 2
 # A feature that varies less than this share of its block's median feature counts as varying that much.
 _FLOOR = 0.01
+# With fewer clips than this share of the features, systems of the clips' size are the faster ones.
+_FEW = 0.6
 # Below this share of a feature's magnitude, variation cannot be told from rounding.
 _ROUNDING = 1e-6
 
@@ -143,6 +147,7 @@ class LeastSquares:
     """
 
     def __init__(self, clips: Sums) -> None:
+        self.clips = float(clips.clips)
         self.origin = clips.sums.sum(dim=0) / clips.clips
         self.share = clips.count / clips.clips
         centred = clips.shifted(self.origin)
@@ -156,9 +161,31 @@ class LeastSquares:
         target = self.cross[columns]
         if earlier is not None:
             target = target - self.gram[columns] @ earlier
-        penalised = self.gram[columns, columns].clone()
-        penalised.diagonal().add_(penalty)
-        return torch.cholesky_solve(target, torch.linalg.cholesky(penalised))
+        if self.factor is None:
+            penalised = self.gram[columns, columns].clone()
+            penalised.diagonal().add_(penalty)
+            return torch.cholesky_solve(target, torch.linalg.cholesky(penalised))
+        # Woodbury's identity: a system of as many equations as the factor has rows.
+        factor, target = self.factor[:, columns], target / penalty[:, None]
+        inner = (factor / penalty) @ factor.T
+        inner.diagonal().add_(1)
+        return target - (factor.T / penalty[:, None]) @ torch.cholesky_solve(
+            factor @ target, torch.linalg.cholesky(inner)
+        )
+
+    @cached_property
+    def factor(self) -> Tensor | None:
+        """(R,D), R at most the number of clips, such that factor' factor is the Gram matrix; None where R is no less.
+
+        With fewer clips than features the Gram matrix has few independent rows, and a pivoted Cholesky decomposition
+        of those costs little.
+        """
+        if self.clips > _FEW * len(self.gram):
+            return None
+        lower, pivots, rank, _ = lapack.dpstrf(self.gram.cpu().numpy(), lower=1)
+        factor = torch.zeros(rank, len(self.gram), dtype=self.gram.dtype)
+        factor[:, torch.from_numpy(pivots).long() - 1] = torch.from_numpy(np.tril(lower)[:, :rank].T.copy())
+        return factor.to(self.gram.device)
 
 
 class HeldOut:
