@@ -63,7 +63,7 @@ class RidgeNet(LinearNet):
         """Return the regression's estimates of the one-hot labels."""
         penalty = dict(zip(self.features.columns, self.penalties.tolist(), strict=True))
         streams = [own for stream in self.streams if (own := [block for block in stream if block in blocks])]
-        regression = LeastSquares(clips)
+        regression = clips.regression
         columns = [[self.features.columns[block] for block in stream] for stream in streams]
         weights = fit_streams(regression, columns, [[penalty[block] for block in stream] for stream in streams])
         return Scores(weights, regression.share - regression.origin @ weights)
@@ -121,7 +121,7 @@ def choose_penalties(clips: Standardised, streams: Streams) -> Penalties:
     total = float(clips.all.clips)
     if len(clips.halves) < FOLDS:
         return [[_START * total] * len(blocks) for blocks in streams]
-    regressions = [LeastSquares(train) for train, _ in clips.halves]
+    regressions = [train.regression for train, _ in clips.halves]
     held_out = [HeldOut(regression, test) for regression, (_, test) in zip(regressions, clips.halves, strict=True)]
     found: Penalties = []
     for number, blocks in enumerate(streams):

@@ -73,6 +73,11 @@ class Sums:
         """Number of clips, a scalar tensor."""
         return self.count.sum()
 
+    @cached_property
+    def regression(self) -> LeastSquares:
+        """Least squares from these sums."""
+        return LeastSquares(self)
+
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.count + other.count, self.sums + other.sums, self.gram + other.gram)
 
@@ -182,9 +187,10 @@ class LeastSquares:
         """
         if self.clips > _FEW * len(self.gram):
             return None
-        lower, pivots, rank, _ = lapack.dpstrf(self.gram.cpu().numpy(), lower=1)
+        # LAPACK reads column by column; to a symmetric matrix that makes no difference.
+        lower, pivots, rank, _ = lapack.dpstrf(self.gram.cpu().numpy().T, lower=1)
         factor = torch.zeros(rank, len(self.gram), dtype=self.gram.dtype)
-        factor[:, torch.from_numpy(pivots).long() - 1] = torch.from_numpy(np.tril(lower)[:, :rank].T.copy())
+        factor[:, torch.from_numpy(pivots).long() - 1] = torch.from_numpy(np.tril(lower[:, :rank]).T.copy())
         return factor.to(self.gram.device)
 
 
