@@ -13,8 +13,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
+# A busy machine is no failure.
+settings.register_profile("mcil", deadline=None)
+settings.load_profile("mcil")
 
 
 @pytest.fixture(autouse=True)

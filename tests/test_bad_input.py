@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 from command import call, refusal, tree
+from mcil.cli.commands import COMMANDS
 from mcil.errors import McilError
 from mcil.files import read_json, write_json
 from mcil.learner import Learner
@@ -309,11 +310,8 @@ def test_a_configuration_that_does_not_exist() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "no command; choose one of demo,data,extract,run,report"),
-        (
-            "rum",
-            "there is no command 'rum' (choose from 'demo', 'data', 'extract', 'run', 'report'). Did you mean 'run'?",
-        ),
+        ("", f"no command; choose one of {', '.join(COMMANDS)}. See: mcil --help"),
+        ("rum", f"there is no command 'rum' (choose from {', '.join(map(repr, COMMANDS))}). Did you mean 'run'?"),
         ("data chek x", "Did you mean 'check'? See: mcil data --help"),
         ("data import foldr a b", "Did you mean 'folder'?"),
         ("run", "required: store, tasks. See: mcil run --help"),

@@ -464,12 +464,13 @@ def test_frame_times_follow_the_card() -> None:
 
 
 def test_what_the_spread_does_not_set_apart_from_the_best_is_bold_too(tmp_path: Path) -> None:
-    fake = Fake(tmp_path, (2, 2), clips=8, with_videos=False)
-    scores = {"close": (0.9, 0.5), "best": (0.95, 0.6), "far": (0.1, 0.1)}
+    """The best one's spread counts: a method that scatters is not the better for it."""
+    fake = Fake(tmp_path, (2, 2), clips=40, with_videos=False)
+    scores = {"close": (0.9, 0.7), "best": (1.0, 0.7), "far": (0.1, 0.1), "scattered": (0.8, 0.0)}
     runs = [
         fake.run(name, seed, score, attention=False) for name, both in scores.items() for seed, score in enumerate(both)
     ]
     text = report.write(runs, tmp_path / "out").markdown.read_text()
     rows = {name: next(line for line in text.splitlines() if line.startswith(f"| {name} ")) for name in scores}
     last = {name: rows[name].split(" | ")[5].startswith("**") for name in scores}
-    assert last == {"close": True, "best": True, "far": False}
+    assert last == {"close": True, "best": True, "far": False, "scattered": False}, rows

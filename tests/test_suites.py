@@ -427,6 +427,8 @@ def test_mistakes_are_one_line_and_leave_nothing(folder: Path, tmp_path: Path, m
     assert "there is no suite 'tabel1'. Did you mean 'table1'?" in refusal(f"bench tabel1 {SHORT}")
     assert "there is no method 'avcil'. Did you mean 'av-cil'?" in refusal(f"{line} --methods avcil,lwf")
     assert "each only once" in refusal(f"{line} --methods lwf,lwf")
+    assert "each size is compared only once" in refusal(f"{line} --memory_sizes [6,6]")
+    assert "memory -1 and memory_sizes" in refusal(f"{line} --memory -1")
     assert "there is no class order 'AVE'. Did you mean 'AVE-CI'?" in refusal(f"{line} --class_order AVE")
     assert "there is no such method. Did you mean 'lwf'?" in refusal("bench table1 --config c.yaml")
     assert "per_methods" in refusal("bench table1 --config d.yaml")

@@ -21,10 +21,6 @@ _UNKNOWN = (
 )
 # What jsonargparse says, for people who write it -> for people who use a command. The order matters.
 _PLAIN = (
-    (
-        re.compile(r"[Ee]xpected \"[\w.]+\" to be one of {(.*)}, but it was not provided"),
-        r"no command; choose one of \1",
-    ),
     (re.compile(r"argument subcommand: invalid choice: ('.*?')"), r"there is no command \1"),
     (re.compile(r"unrecognized arguments:"), r"there is no option or place for"),
     (re.compile(r"Subcommand '[\w.]+' does not accept option ('[^']+')"), r"there is no option \1"),
@@ -39,6 +35,7 @@ _PLAIN = (
     (re.compile(r"Expected a (.*)\. Got value:"), r"it must be of type \1, not"),
     (re.compile(r", NoneType| \| NoneType"), r""),
 )
+_NO_COMMAND = re.compile(r".*[Ee]xpected \"(?P<path>[\w.]*?)\.?\w+\" to be one of {.*}, but it was not provided")
 _REQUIRED = re.compile(r"arguments are required: ([\w.]+)\.\w")
 
 
@@ -101,6 +98,9 @@ class Parser(ArgumentParser):
         if required := _REQUIRED.search(message):
             where = f"{where} {required[1].replace('.', ' ')}"
             message = message.replace(f"{required[1]}.", "")
+        if missing := _NO_COMMAND.search(message):  # it names only the first few
+            choice = ", ".join(_commands(_below(self, missing["path"])))
+            message = f"no command; choose one of {choice}"
         for pattern, plain in _PLAIN:
             message = pattern.sub(plain, message)
         fail(f"{self._reading}{message}.{hint} See: {where} --help")

@@ -40,8 +40,9 @@ def _figure(value: float, digits: int = 1) -> str:
 def best(data: DataSet, key: str) -> list[Method]:
     """The method with the best mean of ``key`` and those that the spread over seeds does not set apart from it.
 
-    Apart are means, as they are shown, that differ by more than either's sample deviation. None where pointing one out
-    would not be fair, or where no method is set apart from the best.
+    Apart are means, as they are shown, that differ from the best by more than the best one's sample deviation: a
+    method whose own seeds scatter is none the better for it. None where pointing one out would not be fair, or where
+    no method is set apart from the best.
     """
     rivals = {method.name: method.spread(key) for method in data.methods if not method.upper_bound}
     known = {name: spread for name, spread in rivals.items() if spread.runs}
@@ -49,13 +50,9 @@ def best(data: DataSet, key: str) -> list[Method]:
         return []
     sign = -1 if key in LOWER_IS_BETTER else 1
     top = max(known.values(), key=lambda spread: sign * spread.mean)
-    winners = [name for name, spread in known.items() if _same(top, spread)]
+    margin = 0.0 if math.isnan(top.deviation) else top.deviation
+    winners = [name for name, own in known.items() if abs(round(top.mean, 1) - round(own.mean, 1)) <= margin]
     return [method for method in data.methods if method.name in winners] if len(winners) < len(known) else []
-
-
-def _same(one: Spread, other: Spread) -> bool:
-    spread = max(0.0 if math.isnan(each.deviation) else each.deviation for each in (one, other))
-    return abs(round(one.mean, 1) - round(other.mean, 1)) <= spread
 
 
 def results(data: DataSet, prefix: str = "") -> Table:

@@ -48,6 +48,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Find what is misspelt before anything is computed, also of methods that are not compared this time."""
+        sizes = list(self.memory_sizes)
+        if self.memory < 1 or not sizes or min(sizes) < 1 or len(set(sizes)) < len(sizes):
+            raise McilError(
+                f"memory {self.memory} and memory_sizes {sizes} must be 1 or more, and each size is compared only once"
+            )
         for name, given in self.per_method.items():
             where = f"per_method: {name}"
             if name not in METHODS.names():
