@@ -193,16 +193,31 @@ def test_what_one_modality_alone_reaches_is_that_of_the_kept_results() -> None:
     assert f"({said})" in " ".join(README.split())
 
 
-def test_the_real_data_table_is_that_of_the_kept_results() -> None:
-    rows = README.partition("<!-- real data: begin -->\n")[2].partition("<!-- real data: end -->")[0].splitlines()[2:]
-    for row in rows:
-        (name,) = re.findall(r"\[`(.*?)`\]", row)
-        kept = pl.read_csv(ROOT / "results" / "real-data" / name / "results.csv")
-        kept = kept.filter(pl.col("modality") == ("audio" if "| sound |" in row else "audio-visual"))
-        assert kept["method"].to_list() == ["fine-tuning", "av-cil", "oracle"]
-        assert set(kept["seeds"]) == {3}
-        cells = [f"{m:.1f} ± {s:.1f}" for m, s in kept.select("mean_accuracy", "mean_accuracy_std").iter_rows()]
-        assert f"| {' | '.join(cells)} |" in row
+def between(page: str, marker: str) -> str:
+    """Return what stands between ``<!-- marker: begin -->`` and ``<!-- marker: end -->``."""
+    return page.partition(f"<!-- {marker}: begin -->\n")[2].partition(f"<!-- {marker}: end -->")[0]
+
+
+def test_the_comparisons_are_those_of_the_kept_results() -> None:
+    summary = (ROOT / "results" / "comparison" / "summary.md").read_text()
+    page = (ROOT / "docs" / "comparison.md").read_text()
+    assert between(page, "comparison") == summary
+    assert between(README, "comparison") == summary.partition("\n\n")[0] + "\n"
+    published = (ROOT / "results" / "published-runs" / "table.md").read_text()
+    assert between(page, "published runs") == published
+
+
+def test_the_comparison_is_of_every_method_with_three_seeds() -> None:
+    for table in sorted((ROOT / "results" / "comparison").glob("*/table.csv")):
+        kept = pl.read_csv(table)
+        assert sorted(kept["label"]) == METHODS.names(), table
+        assert set(kept["seeds"]) == {3}, table
+        assert set(kept["failed"]) == {0}, table
+        runs = [json.loads(path.read_text()) for path in table.parent.glob("runs/*/result.json")]
+        for row in kept.iter_rows(named=True):
+            found = [run["mean_accuracy"] for run in runs if run["method"] == row["label"]]
+            assert len(found) == 3
+            assert sum(found) / 3 == pytest.approx(row["mean_accuracy"], abs=1e-3)
 
 
 def test_the_shares_of_new_and_old_classes_are_those_of_the_kept_results() -> None:
