@@ -20,7 +20,7 @@ from mcil.data.shards import DTYPES, ArraySpec, DType, Failure
 from mcil.data.store import FeatureStore
 from mcil.data.workers import check_jobs, map_in_order
 from mcil.data.writer import StoreWriter
-from mcil.encoders import Encoder
+from mcil.encoders import AnyEncoder, Encoder
 from mcil.errors import McilError, MediaError
 from mcil.media import Clip
 from mcil.types import ClipRecord
@@ -35,7 +35,7 @@ Prepared = dict[str, npt.NDArray[Any]]
 def extract(
     manifest: Path,
     out: Path,
-    encoders: Sequence[Encoder],
+    encoders: Sequence[AnyEncoder],
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     jobs: int | None = None,
     max_failures: int | None = None,
@@ -70,7 +70,7 @@ def extract(
         raise McilError("batch_size and clips_per_shard must be at least 1, and max_failures at least 0")
     check_jobs(jobs)
     records = read_manifest(manifest)
-    used = _used_encoders(encoders, records)
+    used = _used_encoders([encoder for encoder in encoders if isinstance(encoder, Encoder)], records)
     specs = {name: ArraySpec(encoder.shape, _dtype_of(encoder.shape, dtype)) for name, encoder in used.items()}
     card = {"encoders": {name: encoder.card() for name, encoder in used.items()}, "batch_size": batch_size}
     size = max(1, min(clips_per_shard, _SHARD_BYTES // sum(spec.nbytes for spec in specs.values())))

@@ -1,6 +1,6 @@
 """Encoders: frozen functions from a clip to arrays. One file per family; see ``docs/encoders.md``."""
 
-from mcil.encoders.base import ENCODERS, Encoder
+from mcil.encoders.base import ENCODERS, AnyEncoder, Encoder, TextEncoder
 from mcil.encoders.create import create_encoders
 
-__all__ = ["ENCODERS", "Encoder", "create_encoders"]
+__all__ = ["ENCODERS", "AnyEncoder", "Encoder", "TextEncoder", "create_encoders"]

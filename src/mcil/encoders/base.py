@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -59,7 +59,34 @@ class Encoder(ABC):
         raise TypeError(f"{self.name} ({self.modality}) has no frames")
 
 
-Factory = Callable[..., list[Encoder]]
+class TextEncoder(ABC):
+    """Turns prompts about classes into one array of known shape each.
+
+    It pickles cheaply, as an :class:`Encoder` does.
+
+    Attributes:
+        name: the name it is registered under.
+        modality: "text".
+        shape: of one prompt's array: (D,) for an embedding, (77,) for token ids.
+    """
+
+    name: str
+    modality: Literal["text"] = "text"
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """Return what made the arrays, as JSON values: ``name``, ``modality``, ``revision``, ``licence``, ``options``,
+        ``preprocessing``, ``shape``.
+        """
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[Any]:
+        """Encode texts: float32 (n, D) as the encoder gives them, not normalised; or token ids, int32 (n, length)."""
+
+
+AnyEncoder = Encoder | TextEncoder
+Factory = Callable[..., Sequence[AnyEncoder]]
 ENCODERS: Registry[Factory] = Registry("encoder", "mcil.encoders")
 
 

@@ -8,12 +8,12 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from mcil.encoders.base import ENCODERS, Encoder
+from mcil.encoders.base import ENCODERS, AnyEncoder
 from mcil.errors import McilError, did_you_mean
 from mcil.registry import checked_option
 
 
-def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> list[Encoder]:
+def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> list[AnyEncoder]:
     """Make the encoders that ``wanted`` names, at most one for each modality.
 
     Args:
@@ -26,7 +26,7 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
     """
     named = _parse(wanted)
     encoders = [encoder for name, options in named.items() for encoder in _create(name, options or {})]
-    for modality in ("audio", "visual"):
+    for modality in ("audio", "visual", "text"):
         same = [encoder.name for encoder in encoders if encoder.modality == modality]
         if len(same) > 1:
             raise McilError(f"the encoders {' and '.join(same)} both read {modality}; choose one for each modality")
@@ -52,7 +52,7 @@ def _parse(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> Mapping[str,
     return value
 
 
-def _create(name: str, options: Mapping[str, Any]) -> list[Encoder]:
+def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
     factory = ENCODERS[name]
     known = list(inspect.signature(factory).parameters)
     types = get_type_hints(factory)
@@ -62,4 +62,4 @@ def _create(name: str, options: Mapping[str, Any]) -> list[Encoder]:
             has = f"It has: {', '.join(known)}" if known else "It has no options"
             raise McilError(f"encoder '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
         values[option] = checked_option(f"encoder '{name}': option '{option}'", value, types[option])
-    return factory(**values)
+    return list(factory(**values))
