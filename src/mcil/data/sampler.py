@@ -34,6 +34,19 @@ def shuffled_batches(count: int, size: int, *seed: int | str) -> list[Tensor]:
     return [order] if count < size else list(torch.split(order[: count - count % size], size))
 
 
+def displaced(count: int, *seed: int | str) -> Tensor:
+    """Return a permutation (count,) of ``range(count)`` that leaves nothing in its place; ``count`` is 2 or more.
+
+    Shuffled into a circle, each takes the place of the one before.
+    """
+    if count < 2:
+        raise ValueError(f"{count} cannot change places; it takes 2")
+    circle = torch.randperm(count, generator=generator(*seed))
+    places = torch.empty_like(circle)
+    places[circle] = circle.roll(1)
+    return places
+
+
 def paired_batches(
     new: int, exemplars: int, new_size: int, exemplar_size: int, *seed: int | str
 ) -> list[tuple[Tensor, Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,17 @@ import torch
 import yaml
 from torch import Tensor
 
+from mcil.data.sampler import displaced
 from mcil.data.scenario import Scenario
 from mcil.errors import McilError
 from mcil.experiment import machine
 from mcil.experiment.folder import EventLog, RunFolder
 from mcil.experiment.settings import Experiment
 from mcil.files import read_tensors, write_tensors, write_text
-from mcil.learner import Learner
-from mcil.metrics import summary
+from mcil.learner import Learner, Prediction
+from mcil.metrics import SHUFFLED, summary
 from mcil.training import OnEvent
-from mcil.types import Batch, Modality, Rows, Task
+from mcil.types import Batch, Rows, Task
 
 ATTENTION_CLIPS = 6
 
@@ -118,28 +118,47 @@ class _Run:
         self.folder.finish_task(task.index)
 
     def _test(self, after_task: int, rows: Rows) -> None:
-        """Predict the test clips with every modality that the learner reads, and with each of them alone."""
+        """Predict the test clips with all modalities that the learner reads, with each alone, with each shuffled."""
         clips = self.scenario.clips(rows)
-        alone: Sequence[Modality] = ("audio", "visual") if self.experiment.modality == "audio-visual" else ()
-        frames = [self._predict(after_task, rows, clips, inputs) for inputs in (self.experiment.modality, *alone)]
+        predicted: dict[str, Prediction] = {self.experiment.modality: self.learner.predict(clips.audio, clips.visual)}
+        if self.experiment.modality == "audio-visual":
+            alone = {
+                "audio": self.learner.predict(audio=clips.audio),
+                "visual": self.learner.predict(visual=clips.visual),
+            }
+            predicted |= alone | self._predict_shuffled(after_task, clips)
+        ids = self.scenario.store.ids
+        frames = [
+            pl.DataFrame(
+                {
+                    "after_task": np.full(len(rows), after_task, dtype=np.int32),
+                    "inputs": [inputs] * len(rows),
+                    "row": rows,
+                    "clip": [ids[row] for row in rows],
+                    "label": clips.labels.numpy(),
+                    "prediction": said.labels.numpy(),
+                    "confidence": said.confidence.numpy(),
+                }
+            )
+            for inputs, said in predicted.items()
+        ]
         self.predictions.append(pl.concat(frames))
 
-    def _predict(self, after_task: int, rows: Rows, clips: Batch, inputs: Modality) -> pl.DataFrame:
-        predicted = self.learner.predict(
-            clips.audio if "audio" in inputs else None, clips.visual if "visual" in inputs else None
-        )
-        ids = self.scenario.store.ids
-        return pl.DataFrame(
-            {
-                "after_task": np.full(len(rows), after_task, dtype=np.int32),
-                "inputs": [inputs] * len(rows),
-                "row": rows,
-                "clip": [ids[row] for row in rows],
-                "label": clips.labels.numpy(),
-                "prediction": predicted.labels.numpy(),
-                "confidence": predicted.confidence.numpy(),
-            }
-        )
+    def _predict_shuffled(self, after_task: int, clips: Batch) -> dict[str, Prediction]:
+        """Predict each picture with the sound of another clip; the permutation depends on the seed and the task only.
+
+        One pass serves for both modalities: such a pair is the picture's clip with a wrong sound, and the sound's clip
+        with a wrong picture.
+        """
+        if len(clips) < 2 or clips.audio is None:
+            return {}
+        other = displaced(len(clips), self.experiment.seed, "shuffle", after_task)
+        pairs = self.learner.predict(clips.audio[other], clips.visual)
+        by_sound = other.argsort()
+        return {
+            f"audio{SHUFFLED}": pairs,
+            f"visual{SHUFFLED}": Prediction(*(values[by_sound] for values in pairs)),
+        }
 
     def _result(self) -> dict[str, Any]:
         experiment, scenario, learner = self.experiment, self.scenario, self.learner

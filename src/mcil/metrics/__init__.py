@@ -12,6 +12,7 @@ from mcil.metrics.accuracy import (
     input_accuracy,
     last_accuracy,
     mean_accuracy,
+    shuffle_drop,
     step_accuracy,
 )
 from mcil.metrics.forgetting import (
@@ -20,15 +21,17 @@ from mcil.metrics.forgetting import (
     final_forgetting,
     forgetting_by_step,
     forgetting_by_task,
+    forward_transfer,
 )
 from mcil.metrics.intervals import bootstrap_intervals
-from mcil.metrics.outcomes import COLUMNS, with_inputs
+from mcil.metrics.outcomes import COLUMNS, SHUFFLED, with_inputs
 from mcil.metrics.significance import PairedTest, clip_contributions, paired_t_test, sign_flip_test
 from mcil.metrics.summary import SCALARS, Spread, mean_and_spread, summary
 
 __all__ = [
     "COLUMNS",
     "SCALARS",
+    "SHUFFLED",
     "PairedTest",
     "Spread",
     "accuracy_matrix",
@@ -41,11 +44,13 @@ __all__ = [
     "final_forgetting",
     "forgetting_by_step",
     "forgetting_by_task",
+    "forward_transfer",
     "input_accuracy",
     "last_accuracy",
     "mean_accuracy",
     "mean_and_spread",
     "paired_t_test",
+    "shuffle_drop",
     "sign_flip_test",
     "step_accuracy",
     "summary",

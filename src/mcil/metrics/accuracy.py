@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from mcil.metrics.outcomes import FloatArray, IntArray, check, mean, outcomes, ratio, with_inputs
+from mcil.metrics.outcomes import SHUFFLED, FloatArray, IntArray, check, mean, outcomes, ratio, with_inputs
 
 
 def accuracy_matrix(predictions: pl.DataFrame, task_sizes: Sequence[int]) -> FloatArray:
@@ -77,11 +77,25 @@ def confusion_matrix(predictions: pl.DataFrame, task_sizes: Sequence[int], after
 def input_accuracy(predictions: pl.DataFrame, task_sizes: Sequence[int]) -> dict[str, FloatArray]:
     """Step accuracies (T,) in percent for each kind of inputs in the table.
 
-    The same learner is asked with all its modalities and with each of them alone, so the figures say how much
-    it leans on either. The formula is that of :func:`step_accuracy`.
+    The same learner is asked with all its modalities, with each of them alone, and with each of them shuffled among
+    the clips, so the figures say how much it leans on either. The formula is that of :func:`step_accuracy`.
     """
     kinds = predictions["inputs"].unique(maintain_order=True).to_list()
     return {kind: step_accuracy(with_inputs(predictions, kind), task_sizes) for kind in kinds}
+
+
+def shuffle_drop(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -> dict[str, FloatArray]:
+    """What is lost when a modality is shuffled among the clips: points (T,) after each task, by modality.
+
+    ``D_t = a_t - a_t'``: step accuracies (:func:`step_accuracy`) from the true ``inputs``, and when each test clip is
+    given the sound (or the picture) of another one. A modality that can be shuffled without harm is not used. Only
+    modalities that the table has such predictions of; NaN where nothing was tested.
+
+    Source: Breiman, "Random Forests", Machine Learning 2001, section 10 (a variable's permutation importance).
+    """
+    steps = input_accuracy(predictions, task_sizes)
+    shuffled = [kind for kind in steps if kind.endswith(SHUFFLED)]
+    return {kind.removesuffix(SHUFFLED): steps[inputs] - steps[kind] for kind in shuffled}
 
 
 def matrix_of(hits: FloatArray, counts: FloatArray) -> FloatArray:

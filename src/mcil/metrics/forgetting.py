@@ -60,6 +60,26 @@ def backward_transfer(matrix: FloatArray) -> FloatArray:
     return mean((matrix[..., -1, :] - learnt)[..., :-1])
 
 
+def forward_transfer(matrix: FloatArray, before: FloatArray) -> FloatArray:
+    """How much better a task is recognised, before it is learnt, for the tasks learnt by then.
+
+    ``FWT = 1/(T-1) * sum_{i = 2..T} ( A[i-1, i] - b_i )``, b_i the accuracy on task i before anything was learnt.
+    It takes a learner that can name classes it has not learnt, one that reads their names as text: after each task it
+    is tested on the next task's clips, among the classes seen so far and the next task's, and b_i is its zero-shot
+    accuracy among the same classes. For a learner without text, which cannot predict a class before it has learnt it,
+    the figure has no meaning: :func:`mcil.metrics.accuracy_matrix` leaves NaN above the diagonal, and so it is NaN.
+
+    The other functions here take the best accuracy so far, so give them the matrix without what is above the diagonal.
+
+    Args:
+        matrix: accuracies (..., T,T) in percent with those right above the diagonal.
+        before: b_i (..., T) in percent; b_1 is not read.
+
+    Source: Lopez-Paz and Ranzato, "Gradient Episodic Memory", NeurIPS 2017, where b_i is that of a random network.
+    """
+    return mean(np.diagonal(matrix, offset=1, axis1=-2, axis2=-1) - before[..., 1:])
+
+
 def _drops(matrix: FloatArray) -> FloatArray:
     """Best earlier minus present accuracy (..., T-1, T) from the second step on; NaN for tasks not yet old."""
     best = np.fmax.accumulate(matrix, axis=-2)

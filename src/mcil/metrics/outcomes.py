@@ -23,6 +23,9 @@ COLUMNS: dict[str, pl.DataType] = {
 }
 """The columns of a predictions table: one row for a test clip after a task, given some of its modalities."""
 
+SHUFFLED = "-shuffled"
+"""Ends the name of inputs in which one modality was shuffled among the clips: "audio-shuffled", "visual-shuffled"."""
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -50,7 +53,7 @@ class Outcomes:
 
 
 def with_inputs(predictions: pl.DataFrame, inputs: str) -> pl.DataFrame:
-    """The predictions that were made from ``inputs`` ("audio-visual", "audio" or "visual")."""
+    """The predictions that were made from ``inputs`` ("audio-visual", "audio" or "audio-shuffled", say)."""
     return predictions.filter(pl.col("inputs") == inputs)
 
 

@@ -15,6 +15,7 @@ from mcil.metrics.accuracy import (
     input_accuracy,
     last_accuracy,
     mean_accuracy,
+    shuffle_drop,
     step_accuracy,
 )
 from mcil.metrics.forgetting import (
@@ -24,7 +25,7 @@ from mcil.metrics.forgetting import (
     forgetting_by_task,
 )
 from mcil.metrics.intervals import bootstrap_intervals
-from mcil.metrics.outcomes import FloatArray, with_inputs
+from mcil.metrics.outcomes import FloatArray, mean, with_inputs
 
 SCALARS = ("mean_accuracy", "average_forgetting", "final_forgetting", "backward_transfer", "last_accuracy")
 """The headline figures, in the order in which tables show them."""
@@ -57,14 +58,15 @@ def summary(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -
     Args:
         predictions: table with the columns of :data:`mcil.metrics.COLUMNS`.
         task_sizes: number of classes of each task.
-        inputs: which predictions count for everything but ``input_accuracy`` ("audio-visual", say).
+        inputs: which predictions count ("audio-visual", say); ``input_accuracy`` and ``shuffle_drop`` read all.
 
     Returns:
         ``mean_accuracy``, ``average_forgetting``, ``final_forgetting``, ``backward_transfer``,
         ``last_accuracy``; ``accuracy_matrix`` (T x T, None above the diagonal), ``step_accuracy`` (T),
         ``forgetting_by_task`` (T-1, None with one task), ``class_accuracy`` (C, after the last task),
-        ``input_accuracy`` ({inputs: T values}) and ``intervals`` ({figure: [low, high]}, 95 percent over test
-        clips).
+        ``input_accuracy`` ({inputs: T values}), ``shuffle_drop`` ({modality: {"mean": over the steps, "last": after the
+        last task}}, of the modalities that were shuffled) and ``intervals`` ({figure: [low, high]}, 95 percent over
+        test clips).
 
     Raises:
         ValueError: there are no predictions from ``inputs``, or the table is inconsistent.
@@ -74,6 +76,7 @@ def summary(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -
         raise ValueError(f"there are no predictions from {inputs!r} inputs")
     matrix = accuracy_matrix(chosen, task_sizes)
     steps = step_accuracy(chosen, task_sizes)
+    drops = shuffle_drop(predictions, task_sizes, inputs)
     intervals = bootstrap_intervals(chosen, task_sizes)
     return {
         "mean_accuracy": _plain(mean_accuracy(steps)),
@@ -86,6 +89,7 @@ def summary(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -
         "forgetting_by_task": _plain(forgetting_by_task(matrix)) if len(task_sizes) > 1 else None,
         "class_accuracy": _plain(class_accuracy(chosen, task_sizes)),
         "input_accuracy": {kind: _plain(values) for kind, values in input_accuracy(predictions, task_sizes).items()},
+        "shuffle_drop": {name: {"mean": _plain(mean(drop)), "last": _plain(drop[-1])} for name, drop in drops.items()},
         "intervals": {name: _plain(np.array(interval)) for name, interval in intervals.items()},
     }
 
