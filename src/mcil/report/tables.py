@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from mcil.experiment import Run
 from mcil.metrics import SCALARS, Spread, mean_and_spread
 from mcil.report.blocks import Cell, Table
 from mcil.report.runs import DataSet, Method
@@ -22,6 +23,7 @@ TITLES = {
 }
 LOWER_IS_BETTER = frozenset({"average_forgetting", "final_forgetting"})
 INPUT_TITLES = {"audio-visual": "Both", "audio": "Audio only", "visual": "Visual only"}
+DROP_TITLES = {"audio": "Drop, audio shuffled", "visual": "Drop, visual shuffled"}
 
 
 def said(spread: Spread, digits: int = 1) -> str:
@@ -149,8 +151,12 @@ def by_class(data: DataSet, prefix: str = "") -> Table:
 
 
 def by_inputs(data: DataSet, prefix: str = "") -> Table:
-    """Mean accuracy of the same learners when they are given both modalities, or one of them."""
-    kinds = [k for k in INPUT_TITLES if any(k in run.result["input_accuracy"] for run in data.runs)]
+    """Mean accuracy of the same learners given both modalities, or one of them, and what shuffling either loses.
+
+    Results of before there was a drop have none.
+    """
+    kinds = [kind for kind in INPUT_TITLES if any(kind in run.result["input_accuracy"] for run in data.runs)]
+    shuffled = [name for name in DROP_TITLES if any(name in _drops(run) for run in data.runs)]
     rows, records = [], []
     for method in data.methods:
         cells = [Cell(method.name)]
@@ -160,15 +166,32 @@ def by_inputs(data: DataSet, prefix: str = "") -> Table:
             spread = mean_and_spread(mean_and_spread(values).mean for values in steps)
             cells.append(Cell(said(spread), shade=_shade(spread)))
             record |= numbers(kind.replace("-", "_"), spread)
+        for name in shuffled:
+            drops = [_drops(run)[name] for run in method.runs if name in _drops(run)]
+            cells.append(Cell(said(mean_and_spread(drop["mean"] for drop in drops))))
+            for key in ("mean", "last"):
+                record |= numbers(f"{name}_shuffled_drop_{key}", mean_and_spread(drop[key] for drop in drops))
         rows.append(cells)
         records.append(record)
+    caption = "Mean accuracy over the steps, in percent, of the same trained learner given both modalities or only one."
+    if shuffled:
+        caption += (
+            " Drop: points of it that are lost when the test clips get each other's sounds, or pictures; near 0, "
+        )
+        caption += "the learner does not use them."
     return Table(
         f"{prefix}inputs",
-        "Mean accuracy over the steps, in percent, of the same trained learner given both modalities or only one.",
-        ["Method", *(INPUT_TITLES[kind] for kind in kinds)],
+        caption,
+        ["Method", *(INPUT_TITLES[kind] for kind in kinds), *(DROP_TITLES[name] for name in shuffled)],
         rows,
         pl.DataFrame(records, infer_schema_length=None),
     )
+
+
+def _drops(run: Run) -> dict[str, dict[str, float | None]]:
+    """What shuffling loses, by modality; nothing in results that are older than the figure."""
+    drops: dict[str, dict[str, float | None]] = run.result.get("shuffle_drop", {})
+    return drops
 
 
 def costs(data: DataSet, prefix: str = "") -> Table:
