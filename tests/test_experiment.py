@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import tiny
+from mcil.data.sampler import displaced
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError
@@ -111,7 +112,7 @@ def test_predictions_are_of_all_seen_test_clips_with_all_inputs(finished: Run, s
     scenario = Scenario(store, tiny.SIZES)
     for task, seen in enumerate((3, 5, 6)):
         rows = np.concatenate([t.test for t in scenario.tasks[: task + 1]])
-        for inputs in ("audio-visual", "audio", "visual"):
+        for inputs in ("audio-visual", "audio", "visual", "audio-shuffled", "visual-shuffled"):
             part = table.filter((pl.col("after_task") == task) & (pl.col("inputs") == inputs))
             assert part["row"].to_list() == rows.tolist()
             assert part["clip"].to_list() == [store.ids[row] for row in rows]
@@ -129,6 +130,43 @@ def test_the_kept_learner_makes_the_last_predictions(finished: Run, store: Featu
     )
     clips = Scenario(store, tiny.SIZES).clips(last["row"].to_numpy())
     assert learner.predict(clips.audio, clips.visual).labels.tolist() == last["prediction"].to_list()
+
+
+@pytest.mark.parametrize("method", ["fine-tuning", "ncm"])
+def test_shuffled_predictions_are_of_clips_with_the_sound_or_picture_of_another(
+    store: FeatureStore, tmp_path: Path, method: str
+) -> None:
+    """The same other one for every method with one seed."""
+    run = start(store, tmp_path, method=method, seeds=[3])
+    table = pl.read_parquet(run.folder / "predictions.parquet").filter(pl.col("after_task") == 2)
+    true, audio, visual = (
+        table.filter(pl.col("inputs") == inputs) for inputs in ("audio-visual", "audio-shuffled", "visual-shuffled")
+    )
+    learner, clips = Learner.load(run.folder / "learner"), Scenario(store, tiny.SIZES).clips(true["row"].to_numpy())
+    assert clips.audio is not None
+    assert clips.visual is not None
+    other = displaced(len(clips), 3, "shuffle", 2)
+    for part, alone in (
+        (audio, learner.predict(clips.audio[other], clips.visual)),
+        (visual, learner.predict(clips.audio, clips.visual[other.argsort()])),
+    ):
+        assert part.select("row", "label").equals(true.select("row", "label"))
+        assert part["prediction"].to_list() == alone.labels.tolist()
+        np.testing.assert_allclose(part["confidence"], alone.confidence, rtol=1e-5)
+        assert part["prediction"].to_list() != true["prediction"].to_list()
+    assert set(run.result["shuffle_drop"]) == {"audio", "visual"}
+    right = {part["inputs"][0]: (part["label"] == part["prediction"]).mean() for part in (true, audio, visual)}
+    for name, drop in run.result["shuffle_drop"].items():
+        assert drop["last"] == pytest.approx(100 * (right["audio-visual"] - right[f"{name}-shuffled"]))
+
+
+def test_a_single_test_clip_is_not_shuffled(tmp_path: Path) -> None:
+    store = tiny.make_store(tmp_path / "store", tiny.COUNTS | {"test": 1})
+    run = start(store, tmp_path / "runs", tasks=[1, 5], method="ncm")
+    table = pl.read_parquet(run.folder / "predictions.parquet")
+    assert set(table.filter(pl.col("after_task") == 0)["inputs"]) == {"audio-visual", "audio", "visual"}
+    for drop in run.result["shuffle_drop"].values():
+        assert drop["mean"] == drop["last"]
 
 
 def test_events_are_complete_and_in_order(finished: Run) -> None:
@@ -390,4 +428,5 @@ def test_one_modality_and_one_task(store: FeatureStore, tmp_path: Path) -> None:
     assert done.result["average_forgetting"] is None
     table = pl.read_parquet(done.folder / "predictions.parquet")
     assert set(table["inputs"]) == {"audio"}
+    assert done.result["shuffle_drop"] == {}
     assert len(table) == 6 * tiny.COUNTS["test"]

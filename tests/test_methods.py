@@ -173,6 +173,7 @@ def test_shuffling_either_modality_changes_its_predictions(learnt: Learnt) -> No
         # Of logarithms, since a method may be too sure of itself for probabilities to tell.
         change = together.clamp_min(1e-30).log() - shuffled.clamp_min(1e-30).log()
         assert change.abs().amax() > 1e-3
+    assert set(learnt.result["shuffle_drop"]) == {"audio", "visual"}
     both = probabilities(learner, clips.audio[turn], clips.visual[turn])
     torch.testing.assert_close(both, together[turn])
 

@@ -282,6 +282,39 @@ def test_accuracy_by_inputs_and_summary() -> None:
     assert metrics.summary(table, [1, 1], "audio")["average_forgetting"] == 100
 
 
+@given(cases(), st.data())
+def test_drop_by_shuffling(case: Case, data: st.DataObject) -> None:
+    """It is what the true inputs reach, less what shuffled ones do; one modality may have been shuffled, or none."""
+    shuffled = {}
+    for name in data.draw(st.sampled_from([["audio", "visual"], ["visual"], []])):
+        answers = [
+            {row: data.draw(st.integers(0, max(answered.values()))) for row in answered} for answered in case.answers
+        ]
+        shuffled[name] = Case(case.sizes, case.labels, answers)
+    table = pl.concat([case.table(), *(other.table(f"{name}-shuffled") for name, other in shuffled.items())])
+    drops = {
+        name: [
+            naive_accuracy(case, step, list(range(step + 1))) - naive_accuracy(other, step, list(range(step + 1)))
+            for step in range(case.tasks)
+        ]
+        for name, other in shuffled.items()
+    }
+    actual = metrics.shuffle_drop(table, case.sizes, "audio-visual")
+    assert set(actual) == set(drops)
+    if not len(table):
+        return
+    said = metrics.summary(table, case.sizes, "audio-visual")
+    alone = metrics.summary(case.table(), case.sizes, "audio-visual")
+    for name, drop in drops.items():
+        same(actual[name], drop)
+        for key, expected in (("mean", naive_mean(drop)), ("last", drop[-1])):
+            figure = said["shuffle_drop"][name][key]
+            same(NAN if figure is None else figure, expected)
+    # What was measured before is not disturbed by the shuffled rows.
+    assert {name for name in said if said[name] != alone[name]} <= {"input_accuracy", "shuffle_drop"}
+    assert said["input_accuracy"]["audio-visual"] == alone["input_accuracy"]["audio-visual"]
+
+
 def test_summary_of_one_task_has_no_forgetting() -> None:
     case = Case([2], [0, 1], [{0: 0, 1: 0}])
     result = metrics.summary(case.table("visual"), [2], "visual")

@@ -351,6 +351,32 @@ def test_one_task_one_modality_one_run(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", text.lower())
 
 
+def test_drops_by_shuffling_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    """Results of before the figure existed stand beside new ones, or alone."""
+    fake = Fake(tmp_path, (2, 2), clips=3, with_videos=False)
+    old = fake.run("fine-tuning", 0, 0.5, attention=False)
+    result = json.loads((old / "result.json").read_text())
+    del result["shuffle_drop"]
+    (old / "result.json").write_text(json.dumps(result))
+    alone = report.write([old], tmp_path / "old").markdown.read_text()
+    assert "Audio only" in alone
+    assert "shuffled" not in alone
+
+    drops = [{"audio": {"mean": 30.0, "last": 20.0}, "visual": {"mean": mean, "last": None}} for mean in (1.0, 4.0)]
+    new = [fake.run("er", seed, 0.5, attention=False, shuffle_drop=drop) for seed, drop in enumerate(drops)]
+    files = report.write([old, *new], tmp_path / "new")
+    lines = [line for line in files.markdown.read_text().splitlines() if line.startswith("|")]
+    head = next(place for place, line in enumerate(lines) if "shuffled" in line)
+    assert lines[head].endswith("| Drop, audio shuffled | Drop, visual shuffled |")
+    assert lines[head + 2].startswith("| fine-tuning |")
+    assert lines[head + 2].endswith("| - | - |")
+    assert lines[head + 3].endswith("| 30.0 ± 0.0 | 2.5 ± 2.1 |")
+    table = pl.read_csv(tmp_path / "new/tables/inputs.csv")
+    assert table["audio_shuffled_drop_last"].to_list() == [None, 20.0]
+    assert table["visual_shuffled_drop_mean"].to_list() == [None, 2.5]
+    assert table["visual_shuffled_drop_last"].to_list() == [None, None]
+
+
 def test_missing_media_are_said(tmp_path: Path) -> None:
     fake = Fake(tmp_path, (2, 2), clips=2)
     run = fake.run("av-cil", 0, 0.9)

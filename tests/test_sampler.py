@@ -1,8 +1,9 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcil.data.sampler import derive_seed, generator, joint_batches, paired_batches, shuffled_batches
+from mcil.data.sampler import derive_seed, displaced, generator, joint_batches, paired_batches, shuffled_batches
 
 counts = st.integers(1, 60)
 sizes = st.integers(1, 20)
@@ -32,6 +33,22 @@ def test_the_order_depends_on_the_seed_only(count: int, size: int, seed: int) ->
 def test_another_seed_or_epoch_gives_another_order() -> None:
     orders = {tuple(torch.cat(shuffled_batches(40, 8, seed, epoch)).tolist()) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
+
+
+@given(st.integers(2, 60), seeds)
+def test_a_displaced_order_leaves_nothing_in_its_place(count: int, seed: int) -> None:
+    order = displaced(count, seed, "a")
+    assert sorted(order.tolist()) == list(range(count))
+    assert (order != torch.arange(count)).all()
+    assert torch.equal(order, displaced(count, seed, "a"))
+
+
+def test_displaced_orders_differ_by_seed_and_need_two() -> None:
+    assert len({tuple(displaced(20, seed, task).tolist()) for seed in (0, 1) for task in (0, 1)}) == 4
+    assert displaced(2, 0).tolist() == [1, 0]
+    for count in (0, 1):
+        with pytest.raises(ValueError, match="cannot change places"):
+            displaced(count, 0)
 
 
 @given(counts, st.integers(0, 30), sizes, sizes, seeds)
