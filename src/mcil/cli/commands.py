@@ -14,11 +14,13 @@ from mcil import report
 from mcil.cli.parser import fail, fail_runs
 from mcil.data import extraction, synthetic
 from mcil.data.check import CheckReport, Problem, check_manifest
+from mcil.data.class_text import describe_store
 from mcil.data.fetch import fetch_avcil_features
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
 from mcil.demo import demo
-from mcil.encoders import create_encoders
+from mcil.encoders import TextEncoder, create_encoders
+from mcil.errors import McilError
 from mcil.experiment import Run, run
 from mcil.methods import describe_methods
 from mcil.suites import bench
@@ -35,6 +37,7 @@ def extract(
     max_failures: int | None = None,
     batch_size: int = 32,
     retry: bool = False,
+    prompts: str = "general",
 ) -> FeatureStore:
     """Decode and encode every clip of a manifest once, into a feature store.
 
@@ -50,8 +53,27 @@ def extract(
         max_failures: with more unreadable clips than these it stops; a tenth of the clips by default.
         batch_size: clips that are encoded together.
         retry: try the failed clips of an earlier call again.
+        prompts: what a text encoder among the encoders is told of each class: plain, general, sounds, classroom,
+            released-imagenet-esc or released-classroom.
     """
-    return extraction.extract(manifest, out, create_encoders(encoders), dtype, jobs, max_failures, batch_size, retry)
+    return extraction.extract(
+        manifest, out, create_encoders(encoders), dtype, jobs, max_failures, batch_size, retry, prompts=prompts
+    )
+
+
+def describe(store: Path, encoder: str | dict[str, Any] = "minilm", prompts: str = "general") -> Path:
+    """Add text about its classes to a feature store; other text there is replaced.
+
+    Args:
+        store: a complete feature store.
+        encoder: name of a text encoder, or a YAML mapping with options, such as '{minilm: {weights: FOLDER}}'.
+        prompts: what it is told of each class: plain, general, sounds, classroom, released-imagenet-esc or
+            released-classroom.
+    """
+    texts = [each for each in create_encoders(encoder) if isinstance(each, TextEncoder)]
+    if not texts:
+        raise McilError(f"the encoder '{encoder}' reads no text; choose one that does, such as minilm")
+    return describe_store(FeatureStore(store), texts[0], prompts)
 
 
 def write_report(runs: list[str], out: Path = Path("report")) -> report.ReportFiles:
@@ -100,6 +122,7 @@ COMMANDS: dict[str, Any] = {
         "check": check_manifest,
     },
     "extract": extract,
+    "text": describe,
     "run": run,
     "bench": bench,
     "report": write_report,

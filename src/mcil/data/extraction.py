@@ -14,13 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mcil.data.class_text import describe_store
 from mcil.data.manifest import read_manifest
 from mcil.data.progress import progress
 from mcil.data.shards import DTYPES, ArraySpec, DType, Failure
 from mcil.data.store import FeatureStore
 from mcil.data.workers import check_jobs, map_in_order
 from mcil.data.writer import StoreWriter
-from mcil.encoders import AnyEncoder, Encoder
+from mcil.encoders import AnyEncoder, Encoder, TextEncoder
+from mcil.encoders.prompts import prompts_for
 from mcil.errors import McilError, MediaError
 from mcil.media import Clip
 from mcil.types import ClipRecord
@@ -42,6 +44,7 @@ def extract(
     batch_size: int = 32,
     retry: bool = False,
     clips_per_shard: int = 256,
+    prompts: str = "general",
 ) -> FeatureStore:
     """Encode every clip of ``manifest`` into the store ``out``.
 
@@ -49,17 +52,20 @@ def extract(
     same bytes. A complete store of the same manifest, encoders and dtype is returned at once. A clip of which a
     file cannot be decoded is left out and listed in ``failures.csv``. A clip that names no file for a modality gets
     zeros there, and ``has_audio`` or ``has_visual`` False; a modality that no clip has is left out of the store.
+    A text encoder describes the classes once the store is complete (:mod:`mcil.data.class_text`).
 
     Args:
         manifest: see :func:`mcil.data.manifest.read_manifest`.
         out: the folder of the store.
         encoders: at most one for each modality.
-        dtype: of the stored arrays; "auto" is float32 for vectors and float16 for token maps.
+        dtype: of the stored arrays, where the encoder has none of its own; "auto" is float32 for vectors and float16
+            for token maps.
         jobs: processes that decode and prepare clips; all cores by default.
         max_failures: with more failed clips than these it stops; a tenth of the clips (at least one) by default.
         batch_size: clips that are encoded together; features may depend on it in the last bits.
         retry: try the failed clips of an earlier call again.
         clips_per_shard: at most so many clips are done again after a kill; fewer where a shard would pass 64 MiB.
+        prompts: what a text encoder is told of each class: see :func:`mcil.encoders.prompts.prompts_for`.
 
     Raises:
         McilError: manifest, encoders or folder do not fit, too many clips failed, a process was killed, or the
@@ -69,9 +75,11 @@ def extract(
     if batch_size < 1 or clips_per_shard < 1 or (max_failures or 0) < 0:
         raise McilError("batch_size and clips_per_shard must be at least 1, and max_failures at least 0")
     check_jobs(jobs)
+    prompts_for([], prompts)
+    texts = [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
     records = read_manifest(manifest)
-    used = _used_encoders([encoder for encoder in encoders if isinstance(encoder, Encoder)], records)
-    specs = {name: ArraySpec(encoder.shape, _dtype_of(encoder.shape, dtype)) for name, encoder in used.items()}
+    used = _used_encoders(encoders, records)
+    specs = {name: ArraySpec(encoder.shape, _dtype_of(encoder, dtype)) for name, encoder in used.items()}
     card = {"encoders": {name: encoder.card() for name, encoder in used.items()}, "batch_size": batch_size}
     size = max(1, min(clips_per_shard, _SHARD_BYTES // sum(spec.nbytes for spec in specs.values())))
     root = manifest.parent
@@ -103,7 +111,10 @@ def extract(
         writer.finish()
     if failures:
         logger.warning("%d clips could not be read and were left out; see %s", len(failures), out / "failures.csv")
-    return FeatureStore(out)
+    store = FeatureStore(out)
+    for encoder in texts:
+        describe_store(store, encoder, prompts)
+    return store
 
 
 @dataclass(frozen=True)
@@ -174,14 +185,19 @@ def _has(record: ClipRecord, modality: str) -> bool:
     return record.audio is not None if modality == "audio" else (record.video or record.image) is not None
 
 
-def _used_encoders(encoders: Sequence[Encoder], records: Sequence[ClipRecord]) -> dict[str, Encoder]:
-    """Return the encoders by modality, without those that no clip has anything for."""
-    used: dict[str, Encoder] = {}
+def _used_encoders(encoders: Sequence[AnyEncoder], records: Sequence[ClipRecord]) -> dict[str, Encoder]:
+    """Return the encoders of clips by modality, without those that no clip has anything for."""
+    given: dict[str, AnyEncoder] = {}
     for encoder in encoders:
-        if encoder.modality in used:
-            first = used[encoder.modality].name
+        if encoder.modality in given:
+            first = given[encoder.modality].name
             raise McilError(f"'{first}' and '{encoder.name}' both encode {encoder.modality}; choose one of them")
-        used[encoder.modality] = encoder
+        given[encoder.modality] = encoder
+    used = {name: encoder for name, encoder in given.items() if isinstance(encoder, Encoder)}
+    if given and not used:
+        raise McilError(
+            f"'{given['text'].name}' reads text only, no clips; choose an encoder of sounds or pictures beside it"
+        )
     if not used:
         raise McilError("no encoder is given; choose at least one")
     for name in list(used):
@@ -201,9 +217,11 @@ def _used_encoders(encoders: Sequence[Encoder], records: Sequence[ClipRecord]) -
     return used
 
 
-def _dtype_of(shape: tuple[int, ...], dtype: Literal["auto", "float32", "float16", "bfloat16"]) -> DType:
+def _dtype_of(encoder: Encoder, dtype: Literal["auto", "float32", "float16", "bfloat16"]) -> DType:
+    if encoder.dtype is not None:
+        return encoder.dtype
     if dtype == "auto":
-        return "float32" if len(shape) == 1 else "float16"
+        return "float32" if len(encoder.shape) == 1 else "float16"
     return dtype
 
 

@@ -17,11 +17,13 @@ from torch import Tensor
 from mcil.errors import StoreError
 from mcil.files import atomic_path
 
-DType = Literal["float32", "float16", "bfloat16"]
+DType = Literal["float32", "float16", "bfloat16", "uint8", "int16"]
 DTYPES: dict[DType, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
 }
 _KEY = "mcil"
 

@@ -23,6 +23,7 @@ from mcil.types import ClipRecord
 FORMAT = "mcil feature store"
 VERSION = 1
 CARD, INDEX, SHARDS, FAILURES = "card.json", "index.parquet", "shards", "failures.csv"
+TEXT = "text.safetensors"  # text about the classes, which others write beside what makes the store
 _SHARD_BYTES = 64 * 2**20
 
 
@@ -231,7 +232,7 @@ class StoreWriter:
         if not self.path.exists():
             return
         found = {item.name for item in self.path.iterdir() if not item.name.endswith(".part")}
-        foreign = found - {CARD, INDEX, SHARDS, FAILURES}
+        foreign = found - {CARD, INDEX, SHARDS, FAILURES, TEXT}
         if SHARDS in found:
             inner = [item.name for item in (self.path / SHARDS).iterdir() if not item.name.endswith(".part")]
             foreign |= {f"{SHARDS}/{name}" for name in inner if not name.endswith(".safetensors")}

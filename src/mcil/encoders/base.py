@@ -27,11 +27,13 @@ class Encoder(ABC):
         name: the name it is registered under; ``ENCODERS[name](**card()["options"])`` builds it again.
         modality: what it reads of a clip.
         shape: of its output for one clip: (D,) for audio, (L,S,D) for visual.
+        dtype: of its output where that is raw input, which is stored as it is; None where it is float32.
     """
 
     name: str
     modality: Literal["audio", "visual"]
     shape: tuple[int, ...]
+    dtype: Literal["uint8", "int16"] | None = None
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
@@ -51,8 +53,8 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def encode(self, prepared: npt.NDArray[Any]) -> Floats:
-        """Encode stacked results of :meth:`prepare` (B, ...) into float32 (B, *shape)."""
+    def encode(self, prepared: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Encode stacked results of :meth:`prepare` (B, ...) into (B, *shape), float32 or ``dtype``."""
 
     def frame_times(self, duration: float) -> npt.NDArray[np.float64]:
         """Return the time in seconds of each of the L output frames of a clip of ``duration``; visual only."""

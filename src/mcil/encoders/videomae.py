@@ -6,8 +6,6 @@ those of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from torch import nn
 
 from mcil.encoders.base import ENCODERS, Device, Encoder, Floats, segment_centres
-from mcil.encoders.weights import UNREADABLE, TorchEncoder, Weights, find_weights, quiet
+from mcil.encoders.weights import UNREADABLE, TorchEncoder, Weights, find_weights, silent_transformers
 from mcil.errors import McilError
 
 if TYPE_CHECKING:
@@ -126,7 +124,7 @@ class VideoMAEEncoder(TorchEncoder):
 
         model_class: Any = VideoMAEModel
         try:
-            with _silence():
+            with silent_transformers():
                 model, report = model_class.from_pretrained(
                     self.weights.folder, dtype=torch.float32, output_loading_info=True
                 )
@@ -162,22 +160,6 @@ def _processor_options(weights: Weights, side: int) -> dict[str, Any]:
         "image_mean": list(options["image_mean"]),
         "image_std": list(options["image_std"]),
     }
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep transformers' progress bar and its table of unused decoder weights off the terminal."""
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with quiet(logging):
-            yield
-    finally:
-        if bar:
-            logging.enable_progress_bar()
 
 
 @ENCODERS.register("videomae")

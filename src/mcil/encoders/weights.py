@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mcil.encoders.base import Device, Encoder
+from mcil.encoders.base import Device, Encoder, TextEncoder
 from mcil.errors import McilError
 from mcil.files import sha256
 
@@ -102,6 +102,22 @@ def quiet(logs: Any) -> Iterator[None]:
         logs.set_verbosity(before)
 
 
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Keep transformers' progress bar and its table of weights that it does not use off the terminal."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with quiet(logging):
+            yield
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+
+
 def read_state(encoder: str, file: Path) -> dict[str, Tensor]:
     """Read a file of tensors, memory-mapped; of a pickle, tensors and plain containers only.
 
@@ -121,8 +137,10 @@ def read_state(encoder: str, file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-class TorchEncoder(Encoder):
-    """An encoder whose ``encode`` runs a frozen torch module, loaded on first use and left behind by pickling."""
+class LazyTower(ABC):
+    """What runs a frozen torch module, which is loaded on first use and left behind by pickling."""
+
+    name: str
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -145,6 +163,14 @@ class TorchEncoder(Encoder):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tower": None}
+
+
+class TorchEncoder(LazyTower, Encoder):
+    """An encoder of clips whose ``encode`` runs a frozen torch module."""
+
+
+class TorchTextEncoder(LazyTower, TextEncoder):
+    """A text encoder whose ``encode`` runs a frozen torch module."""
 
 
 def pick_device(encoder: str, device: Device) -> torch.device:

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
+from mcil.data.class_text import ClassText, write_class_text
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError, did_you_mean
 
-_OPTIONAL = {"audio": "audio", "visual": "visual", "class_names": "class_names", "ids": "ids"}
+_OPTIONAL = {"audio": "audio", "visual": "visual", "class_names": "class_names", "ids": "ids", "text": "text"}
 
 
 @IMPORTERS.register("arrays")
@@ -29,6 +30,7 @@ def import_arrays(
     class_names: str = "class_names",
     ids: str = "ids",
     splits: Sequence[str] = ("train", "val", "test"),
+    text: str = "text",
 ) -> Path:
     """Turn a ``.npz`` archive of features into a store.
 
@@ -42,6 +44,8 @@ def import_arrays(
         class_names: name of the array of class names; where it is missing the numbers are the names.
         ids: name of the array (N,) of the clips' names; where it is missing the clips are numbered.
         splits: what the numbers in ``split`` mean.
+        text: name of the array (C,D) or (C,P,D) of what a text encoder says of the classes, in the order of
+            ``class_names``; may be missing in the archive.
 
     Returns:
         ``out``.
@@ -49,7 +53,7 @@ def import_arrays(
     Raises:
         McilError: the archive cannot be read, or an array is missing or does not fit.
     """
-    wanted = {"audio": audio, "visual": visual, "class_names": class_names, "ids": ids}
+    wanted = {"audio": audio, "visual": visual, "class_names": class_names, "ids": ids, "text": text}
     try:
         loaded = np.load(file, allow_pickle=False)
         if not isinstance(loaded, NpzFile):
@@ -71,16 +75,36 @@ def import_arrays(
             f"{file}: cannot be read as a NumPy archive (.npz) without pickles ({error}); "
             "save plain arrays with np.savez"
         ) from error
+    said = found.pop("text", None)
+    names = _decode(file, "labels", codes, found.get("class_names"))
+    described = None if said is None else _described(file, said, found.get("class_names"), names, text)
     store = FeatureStore.write(
         out,
-        labels=_decode(file, "labels", codes, found.get("class_names")),
+        labels=names,
         splits=_decode(file, "split", parts, np.array(splits)),
         audio=found.get("audio"),
         visual=found.get("visual"),
         ids=[str(name) for name in found["ids"].tolist()] if "ids" in found else None,
         card={"source": {"file": Path(file).name, "arrays": sorted(found)}},
     )
+    if described is not None:
+        write_class_text(store.path, described)
     return store.path
+
+
+def _described(
+    file: Path, values: npt.NDArray[Any], class_names: npt.NDArray[Any] | None, labels: list[str], array: str
+) -> ClassText:
+    """Return ``values`` as text about the classes, of which each one of ``labels`` must be."""
+    if class_names is None:
+        raise McilError(f"{file}: text is in the order of the class names, but no array has these; add class_names")
+    try:
+        card = {"source": {"file": Path(file).name, "array": array}}
+        described = ClassText.given(class_names.tolist(), values, card)
+        described.of(sorted(set(labels)))
+    except McilError as error:
+        raise McilError(f"{file}: {error}") from error
+    return described
 
 
 def _decode(file: Path, role: str, codes: npt.NDArray[Any], names: npt.NDArray[Any] | None) -> list[str]:
