@@ -56,9 +56,10 @@ def extract(
         importer: name of the importer that makes the manifest, with its defaults, beside the store:
             STORE-manifest.csv.
     """
+    made = create_encoders(encoders)
     if importer is not None:
         manifest = _imported(importer, manifest, out.with_name(f"{out.name}-manifest.csv"))
-    return extraction.extract(manifest, out, create_encoders(encoders), dtype, jobs, max_failures, batch_size, retry)
+    return extraction.extract(manifest, out, made, dtype, jobs, max_failures, batch_size, retry)
 
 
 def _imported(importer: str, root: Path, manifest: Path) -> Path:

@@ -147,15 +147,12 @@ def _pictures(imagenet: Path, paired: PairedClass, shots: int | None, seed: int)
     divided = train.is_dir() and val.is_dir()
     found = files_of((train if divided else imagenet) / paired.wnid, "image")
     found = [found[place] for place in generator.permutation(len(found))]
-    splits: list[Split]
     if shots is None:
         fractions = (0.75, 0.25, 0.0) if divided else (0.6, 0.2, 0.2)
         splits = stratified_split([paired.wnid] * len(found), [None] * len(found), fractions, seed)
+        seen = {split: [found[n] for n, other in enumerate(splits) if other == split] for split in SPLITS}
     else:
-        splits = [*["train"] * shots, *["val"] * shots, *["test"] * len(found)][: len(found)]
-    seen: dict[Split, list[Path]] = {name: [] for name in SPLITS}
-    for picture, split in zip(found, splits, strict=True):
-        seen[split].append(picture)
+        seen = {"train": found[:shots], "val": found[shots : 2 * shots], "test": found[2 * shots :]}
     if divided:
         tested = files_of(val / paired.wnid, "image")
         seen["test"] = [tested[place] for place in generator.permutation(len(tested))]
