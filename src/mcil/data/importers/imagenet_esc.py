@@ -17,7 +17,7 @@ from mcil.data.importers.common import files_of, finish, list_missing, tell_clas
 from mcil.data.importers.pairs import Pairs
 from mcil.data.importers.videos import read_rows
 from mcil.data.splitting import stratified_split
-from mcil.data.trimodal import PairedClass, imagenet_esc_classes
+from mcil.data.trimodal import imagenet_esc_classes
 from mcil.errors import McilError, did_you_mean
 from mcil.types import SPLITS, Split
 
@@ -45,7 +45,7 @@ def import_imagenet_esc(
     the next one (after 5 comes 1) validates, and the other three are trained on. Pictures are divided too: 60 % train,
     20 % val, 20 % test, or, where ``imagenet`` has the folders ``train`` and ``val``, three quarters of ``train`` to
     train and one to validate, and all of ``val`` to test. Within class and split, pictures in random order are paired
-    with the sounds in turn.
+    with the sounds, also in random order, in turn.
 
     With ``shots`` it is the few-shot protocol of Lin et al.: of the sounds of each class in the fold ``fold``, the
     first n train and the next n validate, in the order of the list, and those of the other four folds are tested on; n
@@ -79,8 +79,11 @@ def import_imagenet_esc(
     sounds, missing = _read_sounds(esc50, {paired.esc50 for paired in wanted})
     pairs = Pairs(out, imagenet, esc50 / "audio")
     for paired in wanted:
-        pictures, by_fold = _pictures(imagenet, paired, shots, seed), sounds[paired.esc50]
+        # Of its own, so that a class is divided in the same way whichever other classes are there.
+        generator = np.random.default_rng([seed, paired.imagenet_id])
+        pictures, by_fold = _pictures(imagenet, paired.wnid, shots, generator), sounds[paired.esc50]
         heard = _held_out(by_fold, fold) if shots is None else _few(by_fold, fold, shots)
+        heard = {split: _shuffled(held, generator) for split, held in heard.items()}
         pairs.add(paired.name, {split: seen[:images] for split, seen in pictures.items()}, heard)
     if not pairs.records:
         raise McilError(
@@ -140,20 +143,19 @@ def _few(sounds: Sounds, fold: int, shots: int) -> dict[Split, list[Path]]:
     return {"train": pool[:shots], "val": pool[shots : 2 * shots], "test": others}
 
 
-def _pictures(imagenet: Path, paired: PairedClass, shots: int | None, seed: int) -> dict[Split, list[Path]]:
-    """Return the pictures of a class by split, in random order; they are the same whichever classes are there."""
-    generator = np.random.default_rng([seed, paired.imagenet_id])
+def _pictures(imagenet: Path, wnid: str, shots: int | None, generator: np.random.Generator) -> dict[Split, list[Path]]:
+    """Return the pictures of a class by split, in random order."""
     train, val = imagenet / "train", imagenet / "val"
     divided = train.is_dir() and val.is_dir()
-    found = files_of((train if divided else imagenet) / paired.wnid, "image")
-    found = [found[place] for place in generator.permutation(len(found))]
+    found = _shuffled(files_of((train if divided else imagenet) / wnid, "image"), generator)
     if shots is None:
         fractions = (0.75, 0.25, 0.0) if divided else (0.6, 0.2, 0.2)
-        splits = stratified_split([paired.wnid] * len(found), [None] * len(found), fractions, seed)
+        splits = stratified_split([wnid] * len(found), [None] * len(found), fractions)
         seen = {split: [found[n] for n, other in enumerate(splits) if other == split] for split in SPLITS}
     else:
         seen = {"train": found[:shots], "val": found[shots : 2 * shots], "test": found[2 * shots :]}
-    if divided:
-        tested = files_of(val / paired.wnid, "image")
-        seen["test"] = [tested[place] for place in generator.permutation(len(tested))]
-    return seen
+    return seen | {"test": _shuffled(files_of(val / wnid, "image"), generator)} if divided else seen
+
+
+def _shuffled(paths: Sequence[Path], generator: np.random.Generator) -> list[Path]:
+    return [paths[place] for place in generator.permutation(len(paths))]
