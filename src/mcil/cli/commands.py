@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,14 @@ def extract(
     batch_size: int = 32,
     retry: bool = False,
     prompts: str = "general",
+    importer: str | None = None,
 ) -> FeatureStore:
     """Decode and encode every clip of a manifest once, into a feature store.
 
     Stopped at any moment and called again, it goes on where it was and ends with the same bytes.
 
     Args:
-        manifest: table of clips, .csv or .parquet.
+        manifest: table of clips, .csv or .parquet; with ``importer`` the data that it is made from.
         out: folder of the store.
         encoders: names with commas between them, or a YAML mapping with options, such as
             '{videomae: {weights: FOLDER}, audiomae: {}}'.
@@ -55,10 +57,28 @@ def extract(
         retry: try the failed clips of an earlier call again.
         prompts: what a text encoder among the encoders is told of each class: plain, general, sounds, classroom,
             released-imagenet-esc or released-classroom.
+        importer: name of the importer that makes the manifest, with its defaults, beside the store:
+            STORE-manifest.csv.
     """
-    return extraction.extract(
-        manifest, out, create_encoders(encoders), dtype, jobs, max_failures, batch_size, retry, prompts=prompts
-    )
+    made = create_encoders(encoders)
+    if importer is not None:
+        manifest = _imported(importer, manifest, out.with_name(f"{out.name}-manifest.csv"))
+    return extraction.extract(manifest, out, made, dtype, jobs, max_failures, batch_size, retry, prompts=prompts)
+
+
+def _imported(importer: str, root: Path, manifest: Path) -> Path:
+    """Write ``manifest`` from what is at ``root``."""
+    function = IMPORTERS[importer]
+    parameters = inspect.signature(function).parameters
+    needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    if len(needed) > 1:
+        raise McilError(
+            f"importer '{importer}' needs {' and '.join(needed)}; "
+            f"call 'mcil data import {importer}' first and then 'mcil extract' with its manifest"
+        )
+    if not Path(parameters["out"].default).suffix:
+        raise McilError(f"importer '{importer}' makes a store itself; call 'mcil data import {importer}' instead")
+    return function(root, out=manifest)
 
 
 def describe(store: Path, encoder: str | dict[str, Any] = "minilm", prompts: str = "general") -> Path:

@@ -1,6 +1,7 @@
-"""The audio-visual class-incremental benchmarks: which classes, in which order, in how many tasks.
+"""The benchmarks of class-incremental learning: which classes, in which order, in tasks of which sizes.
 
-Source: Pian et al., "Audio-Visual Class-Incremental Learning", ICCV 2023, and the class numbers of its published data.
+Sources: Pian et al., "Audio-Visual Class-Incremental Learning", ICCV 2023, and the class numbers of its published data;
+for those of three modalities :mod:`mcil.data.trimodal`.
 """
 
 from __future__ import annotations
@@ -10,24 +11,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
+from mcil.data.trimodal import published_splits
+
 
 @dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
 
     Attributes:
-        name: as in the paper.
+        name: as in the paper, or of the published configuration.
         class_order: the class names in their order of arrival; the position is the class id.
-        tasks: number of tasks, of equally many classes.
-        memory: exemplars at most, in clips.
-        clips: how many clips were published to train, to validate and to test on.
+        task_sizes: the number of classes of each task.
+        memory: exemplars at most, in clips; 0 where it was published without a memory.
+        clips: how many clips were published to train, to validate and to test on; None where that is not known.
     """
 
     name: str
     class_order: tuple[str, ...]
-    tasks: int
+    task_sizes: tuple[int, ...]
     memory: int
-    clips: tuple[int, int, int]
+    clips: tuple[int, int, int] | None = None
 
     def has_classes(self, names: Iterable[str]) -> bool:
         """Whether ``names`` are the classes of this benchmark, in whatever order."""
@@ -35,18 +38,19 @@ class Benchmark:
 
 
 def benchmark_of(names: Iterable[str]) -> Benchmark | None:
-    """Return the benchmark that has exactly the classes ``names``, or None."""
-    found = set(names)
-    return next((benchmark for benchmark in BENCHMARKS.values() if benchmark.has_classes(found)), None)
+    """Return the benchmark that has exactly the classes ``names``; None where there is none, or more than one."""
+    wanted = set(names)
+    found = [benchmark for benchmark in BENCHMARKS.values() if benchmark.has_classes(wanted)]
+    return found[0] if len(found) == 1 else None
 
 
 _ORDERS = json.loads((files("mcil.data") / "class_orders.json").read_text(encoding="utf-8"))
 
 BENCHMARKS = {
-    name: Benchmark(name, tuple(_ORDERS[name]), tasks, memory, clips)
-    for name, tasks, memory, clips in (
-        ("AVE-CI", 4, 340, (3294, 391, 394)),
-        ("K-S-CI", 5, 500, (19220, 1947, 1958)),
-        ("VS100-CI", 10, 1500, (51195, 5000, 5000)),
+    name: Benchmark(name, tuple(_ORDERS[name]), task_sizes, memory, clips)
+    for name, task_sizes, memory, clips in (
+        ("AVE-CI", (7,) * 4, 340, (3294, 391, 394)),
+        ("K-S-CI", (6,) * 5, 500, (19220, 1947, 1958)),
+        ("VS100-CI", (10,) * 10, 1500, (51195, 5000, 5000)),
     )
-}
+} | {name: Benchmark(name, order, task_sizes, memory=0) for name, (order, task_sizes) in published_splits().items()}

@@ -1,8 +1,8 @@
-"""Dictionaries that ``numpy.save`` has pickled: read without running what they hold, arrays left in the file.
+"""Pickled dictionaries: read without running what they hold, arrays left in the file.
 
-``numpy.save(path, dictionary)`` writes a pickle, and a pickle may call any function. Here it drives a stack machine
-that knows builtin containers, text and numbers only; for NumPy's names there are stand-ins of this module, so that
-nothing of NumPy or of any other module is called by the file.
+``numpy.save(path, dictionary)`` writes a pickle, as ``pickle.dump`` does, and a pickle may call any function. Here it
+drives a stack machine that knows builtin containers, text and numbers only; for NumPy's names there are stand-ins of
+this module, so that nothing of NumPy or of any other module is called by the file.
 
 The content of long arrays is passed over: what remains is where it lies (:class:`StoredArray`), to be read when it is
 asked for. A dictionary of 20 GB is so opened in little time and memory, and its arrays can be read in any order.
@@ -43,15 +43,32 @@ def read_dictionary(path: Path) -> dict[Any, Any]:
     Raises:
         McilError: the file is missing, is damaged, or holds anything else; nothing of it was run then.
     """
+    return _read(path, _saved_by_numpy)
+
+
+def read_plain_dictionary(path: Path) -> dict[Any, Any]:
+    """Return the dictionary in a file that ``pickle.dump`` wrote, of protocol 2 or later.
+
+    Keys, values and errors are those of :func:`read_dictionary`.
+    """
+    return _read(path, lambda path, file: _Machine(path, file).load())
+
+
+def _saved_by_numpy(path: Path, file: BinaryIO) -> Any:
+    """Return what is in the array without dimensions into which ``numpy.save`` puts an object."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _read_header
+    shape, _, dtype = read_header(file)
+    if shape != () or dtype != np.dtype(object):
+        _refuse("it holds an array, not a dictionary")
+    outer = _Machine(path, file).load()
+    return outer.objects[0] if isinstance(outer, StoredArray) and outer.objects else None
+
+
+def _read(path: Path, load: Callable[[Path, BinaryIO], Any]) -> dict[Any, Any]:
     try:
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _read_header
-            shape, _, dtype = read_header(file)
-            if shape != () or dtype != np.dtype(object):
-                _refuse("it holds an array, not a dictionary")
-            outer = _Machine(path, file).load()
-        found = outer.objects[0] if isinstance(outer, StoredArray) and outer.objects else None
+            found = load(path, file)
         if not isinstance(found, dict):
             _refuse("it holds something else than a dictionary")
     except FileNotFoundError:

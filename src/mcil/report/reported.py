@@ -20,15 +20,14 @@ class Reported(NamedTuple):
 def benchmark_of_runs(class_names: Sequence[str], task_sizes: Sequence[int]) -> str | None:
     """Return the benchmark whose classes these are, in its order of arrival and its tasks; None where there is none."""
     for name, benchmark in BENCHMARKS.items():
-        equal = [len(benchmark.class_order) // benchmark.tasks] * benchmark.tasks
-        if tuple(class_names) == benchmark.class_order and list(task_sizes) == equal:
+        if tuple(class_names) == benchmark.class_order and tuple(task_sizes) == benchmark.task_sizes:
             return name
     return None
 
 
 def reported(benchmark: str, label: str, modality: str) -> Reported | None:
-    """Return what the paper reports for a method, or a variant of AV-CIL, that learns from ``modality``."""
-    return _REPORTED[benchmark].get((label, modality))
+    """Return what the paper reports for a method, or a variant of AV-CIL, that learns from ``modality``; or None."""
+    return _REPORTED.get(benchmark, {}).get((label, modality))
 
 
 # Source of all: Pian et al., "Audio-Visual Class-Incremental Learning", ICCV 2023.

@@ -111,7 +111,7 @@ def _scenario(
     store = FeatureStore(data)
     if tasks is None:
         in_benchmark = isinstance(class_order, str)
-        tasks = BENCHMARKS[str(class_order)].tasks if in_benchmark else _task_sizes(len(set(store.labels)))
+        tasks = BENCHMARKS[str(class_order)].task_sizes if in_benchmark else _task_sizes(len(set(store.labels)))
     modality: Modality = "audio" if "audio" in store.shapes else "visual"
     return Scenario(store, tasks, order, class_seed, modality, missing="zeros")
 

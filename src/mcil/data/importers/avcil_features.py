@@ -91,7 +91,7 @@ def import_avcil_features(
             raise McilError(f"{root}: not one of the {len(records)} listed videos has features; check the files")
         benchmark = benchmark_of(classes)
         counts = tuple(sum(record.split == split for record in records) for split in SPLITS)
-        if benchmark is not None and counts != benchmark.clips:
+        if benchmark is not None and benchmark.clips not in (None, counts):
             logger.warning("%s has %s clips (train, val, test); %s are listed", benchmark.name, benchmark.clips, counts)
         card = {
             "encoders": _ENCODERS,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+
+import polars as pl
 
 from mcil.data.manifest import describe, write_manifest
 from mcil.data.progress import progress
 from mcil.data.splitting import stratified_split
 from mcil.data.workers import cores
-from mcil.errors import MediaError
-from mcil.media import probe
+from mcil.errors import McilError, MediaError
+from mcil.files import write_text
+from mcil.media import kind_of, probe
 from mcil.types import ClipRecord
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,55 @@ def with_splits(records: Sequence[ClipRecord], fractions: tuple[float, float, fl
             why = "has one clip only" if count == 1 else f"has {count} clips that cannot be divided"
             logger.warning("class '%s' %s: nothing of it is left for testing", name, why)
     return divided
+
+
+def with_validation(records: Sequence[ClipRecord], fraction: float, seed: int) -> list[ClipRecord]:
+    """Move ``fraction`` of the training clips of each class to val, drawn by ``seed``; sources stay whole.
+
+    Raises:
+        McilError: the fraction is below 0, or leaves nothing to train on.
+    """
+    if not 0 <= fraction < 1:
+        raise McilError(f"validation is the share of the training clips that is moved: 0 to below 1, not {fraction}")
+    train = [record for record in records if record.split == "train"]
+    sources = [record.source for record in train]
+    splits = stratified_split([record.label for record in train], sources, (1 - fraction, fraction, 0.0), seed)
+    moved = iter(splits)
+    return [replace(record, split=next(moved)) if record.split == "train" else record for record in records]
+
+
+def list_missing(out: Path, listed: int, rows: Sequence[Mapping[str, str]], what: str) -> None:
+    """List beside the manifest ``out``, in ``<its name>-missing.csv``, what is not there; say how many of ``listed``.
+
+    The list of an earlier import is removed where nothing is missing.
+    """
+    beside = out.with_name(f"{out.stem}-missing.csv")
+    beside.unlink(missing_ok=True)
+    if rows:
+        write_text(beside, pl.DataFrame(list(rows)).write_csv())
+        logger.warning("%d of %d listed %s are not there; see %s", len(rows), listed, what, beside)
+
+
+def files_of(folder: Path, kind: Literal["audio", "image"]) -> list[Path]:
+    """Return the files of a kind right in ``folder``, sorted; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if kind_of(path) == kind and not path.name.startswith("."))
+
+
+def folders_of(folder: Path) -> list[str]:
+    """Return the names of the folders right in ``folder``, sorted, without hidden ones; none where it is not there."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(item.name for item in found if item.is_dir() and not item.name.startswith("."))
+
+
+def tell_classes(root: Path, wanted: Iterable[str], found: Iterable[str]) -> None:
+    """Say which of the classes ``wanted`` are not among those ``found`` in ``root``, and how many others are there."""
+    wanted, found = list(wanted), set(found)
+    if lacking := [name for name in wanted if name not in found]:
+        logger.warning("%s: %d of %d classes are not there (first: '%s')", root, len(lacking), len(wanted), lacking[0])
+    if others := sorted(found - set(wanted)):
+        logger.warning("%s: %d other classes were left out (such as '%s')", root, len(others), others[0])
 
 
 def finish(out: Path, records: Sequence[ClipRecord]) -> Path:

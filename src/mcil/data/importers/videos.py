@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
-from mcil.data.importers.common import finish, path_from, with_own_sound
+from mcil.data.importers.common import finish, list_missing, path_from, with_own_sound
 from mcil.errors import McilError
-from mcil.files import write_text
 from mcil.media import kind_of
 from mcil.types import ClipRecord, Split
 
@@ -116,12 +113,8 @@ def write_found(out: Path, listed: Sequence[ListedClip], folder: Path) -> Path:
         example = f"{listed[0].files[0]}.mp4"
         raise McilError(f"{folder}: not one of the {len(listed)} listed videos, such as {example}, is there; check it")
     finish(out, with_own_sound(records, out.parent))
-    beside = out.with_name(f"{out.stem}-missing.csv")
-    beside.unlink(missing_ok=True)
-    if missing:
-        columns = {name: [getattr(clip, name) for clip in missing] for name in ("id", "label", "split", "video")}
-        write_text(beside, pl.DataFrame(columns).write_csv())
-        logger.warning("%d of %d listed videos are not there; see %s", len(missing), len(listed), beside)
+    columns = ("id", "label", "split", "video")
+    list_missing(out, len(listed), [{name: getattr(clip, name) for name in columns} for clip in missing], "videos")
     return out
 
 
