@@ -110,8 +110,9 @@ class ESResNeXt(Tower):
             spectra = self.fbsp(nn.functional.pad(frames, (missing // 2, missing - missing // 2)))
             power = spectra.square().sum(dim=-1)
             levels = 10 * torch.log10(power.masked_fill(power <= 0, SILENCE))
-        frequencies = levels.shape[-1] // BANDS
-        return levels[..., : BANDS * frequencies].transpose(1, 2).unflatten(1, (BANDS, frequencies))
+        batch, columns, wavelets = levels.shape
+        frequencies = wavelets // BANDS
+        return levels[..., : BANDS * frequencies].transpose(1, 2).reshape(batch, BANDS, frequencies, columns)
 
     def below(self, inputs: Tensor, place: int) -> Tensor:
         """Return what enters stage ``place``: (B,C,H,W), H frequencies and W times."""
