@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -98,7 +99,9 @@ def read_clip_state(owner: str, file: Path) -> dict[str, Tensor]:
     if _is_script(file):
         try:
             jit: Any = torch.jit
-            state: Mapping[str, Tensor] = jit.load(file, map_location="cpu").state_dict()
+            with warnings.catch_warnings():  # TorchScript is deprecated, but OpenAI's files are written in it
+                warnings.simplefilter("ignore", DeprecationWarning)
+                state: Mapping[str, Tensor] = jit.load(file, map_location="cpu").state_dict()
         except UNREADABLE as error:
             raise McilError(f"{owner}: {file} cannot be read as weights (damaged); download it again") from error
     else:
@@ -169,7 +172,7 @@ def plan(where: str, make: Callable[[], AnyTower]) -> AnyTower:
     try:
         with torch.device("meta"):
             return make()
-    except (KeyError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"lacks {error.args[0]}" if isinstance(error, KeyError) else "has sizes that do not fit"
         raise McilError(f"{where} {what}; give one of the published files") from error
 
