@@ -40,3 +40,11 @@ class Tower(nn.Module):
     def forward(self, inputs: Tensor, adapt: Adapt | None = None) -> Tensor:
         """Return the embedding (B,E), not normalised."""
         return self.above(self.below(inputs, 0), 0, adapt)
+
+
+def adapt_stage(z: Tensor, place: int, adapt: Adapt | None) -> Tensor:
+    """Add to a residual stage's output (B,C,H,W) what ``adapt`` says of its H*W tokens and their mean."""
+    if adapt is None:
+        return z
+    tokens = z.flatten(2).transpose(1, 2)
+    return z + adapt(place, tokens, tokens.mean(dim=1)).transpose(1, 2).reshape(z.shape)

@@ -32,7 +32,13 @@ class Weights:
     revision: str
 
 
-def find_weights(encoder: str, weights: str, revision: str | None, companions: tuple[str, ...] = ()) -> Weights:
+def find_weights(
+    encoder: str,
+    weights: str,
+    revision: str | None,
+    companions: tuple[str, ...] = (),
+    formats: tuple[str, ...] = FORMATS,
+) -> Weights:
     """Find weights in a local folder, in the hub's cache, or on the hub (then they are downloaded).
 
     Args:
@@ -40,38 +46,41 @@ def find_weights(encoder: str, weights: str, revision: str | None, companions: t
         weights: path of a folder, or a name on the Hugging Face hub such as "MCG-NJU/videomae-base".
         revision: branch, tag or commit on the hub; None for the newest (what is in the cache comes first).
         companions: other files that are fetched from the hub where they exist there.
+        formats: names of the file of tensors, the best first.
 
     Raises:
         McilError: the weights are neither on this machine nor reachable.
     """
     folder = Path(weights).expanduser()
     if folder.is_dir():
-        for name in FORMATS:
+        for name in formats:
             if (folder / name).is_file():
                 return Weights(folder, folder / name, f"sha256:{sha256(folder / name)[:16]}")
-        raise McilError(f"{encoder}: {folder} holds neither {' nor '.join(FORMATS)}; give the folder that does")
+        raise McilError(f"{encoder}: {folder} holds neither {' nor '.join(formats)}; give the folder that does")
     if weights.startswith((".", "/", "~")) or weights.count("/") != 1:
         raise McilError(
             f"{encoder}: there is no folder {weights}; give one that exists, or a name on the hub (owner/name)"
         )
-    file = _from_hub(encoder, weights, revision, companions)
+    file = _from_hub(encoder, weights, revision, companions, formats)
     return Weights(file.parent, file, file.parent.name)
 
 
-def _from_hub(encoder: str, weights: str, revision: str | None, companions: tuple[str, ...]) -> Path:
+def _from_hub(
+    encoder: str, weights: str, revision: str | None, companions: tuple[str, ...], formats: tuple[str, ...]
+) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
 
-    for name in FORMATS:
+    for name in formats:
         cached = try_to_load_from_cache(weights, name, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
     try:
         with quiet(logging):
             found = None
-            for name in (*companions, *FORMATS):
-                if name in FORMATS and found:
+            for name in (*companions, *formats):
+                if name in formats and found:
                     break
                 try:
                     path = Path(hf_hub_download(weights, name, revision=revision))
@@ -79,7 +88,7 @@ def _from_hub(encoder: str, weights: str, revision: str | None, companions: tupl
                     raise
                 except EntryNotFoundError:
                     continue
-                found = path if name in FORMATS else found
+                found = path if name in formats else found
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise McilError(
@@ -87,7 +96,7 @@ def _from_hub(encoder: str, weights: str, revision: str | None, companions: tupl
             f"where there is a network run `hf download {weights} --local-dir FOLDER`, and give weights=FOLDER"
         ) from error
     if found is None:
-        raise McilError(f"{encoder}: '{weights}' on the hub holds neither {' nor '.join(FORMATS)}; choose another name")
+        raise McilError(f"{encoder}: '{weights}' on the hub holds neither {' nor '.join(formats)}; choose another name")
     return found
 
 
