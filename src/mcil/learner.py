@@ -19,7 +19,7 @@ from mcil.errors import McilError
 from mcil.files import read_tensors, write_tensors
 from mcil.memory import Memory, split_by_class
 from mcil.methods import GradientMethod, create_method
-from mcil.models import AudioVisualNet, InputScaler, class_means, nearest_mean_logits
+from mcil.models import InputScaler, Network, class_means, nearest_mean_logits
 from mcil.models.closed_form import ClosedFormNet
 from mcil.models.inputs import Normalize
 from mcil.training import (
@@ -65,7 +65,7 @@ class Learner:
         modality: what the network reads.
         training: how each task is trained.
         normalize: "first-task" standardises features by statistics of the first task, "none" leaves them; methods in
-            closed form are given them as they are.
+            closed form, and those that train inside an encoder, are given them as they are.
         seed: fixes initialisation, batch order and choice of exemplars.
         encoders: what made the features, by modality (as in a store's card); kept with the learner.
 
@@ -92,16 +92,17 @@ class Learner:
         self.method = create_method(method, options)
         self.modality: Modality = modality
         self.training = training or TrainingOptions()
-        self.normalize: Normalize = "none" if self.method.closed_form else normalize
+        self.normalize: Normalize = normalize if self.method.standardised else "none"
         self.seed = seed
         self.encoders = dict(encoders or {})
         self.memory = Memory(memory) if self.method.uses_memory else None
         self.class_names: tuple[str, ...] = ()
         self.task_sizes: tuple[int, ...] = ()
         # Both are made when the first task shows the width of the features.
-        self.network: AudioVisualNet | ClosedFormNet | None = None
+        self.network: Network | ClosedFormNet | None = None
         self.scaler: InputScaler | None = None
         self.token_shape: tuple[int, ...] = ()  # (L, S) of the visual features
+        self.text_shape: tuple[int, ...] = ()  # (P, ...) of a class's text
         self.class_means: Tensor | None = None  # (C,D) of the exemplars, where they classify
 
     @cached_property
@@ -125,6 +126,7 @@ class Learner:
         validation: Batch | None = None,
         checkpoint: Path | None = None,
         on_event: OnEvent = lambda event: None,
+        text: Tensor | None = None,
     ) -> None:
         """Learn one more task.
 
@@ -136,15 +138,18 @@ class Learner:
                 ones under "published" and for a cumulative method.
             checkpoint: file to save progress in and to go on from; deleted by the caller once the task is kept.
             on_event: is told about every epoch.
+            text: (n,P,...) of the n new classes, P prompts each, for a method that reads text; see
+                :mod:`mcil.data.class_text`.
 
         Raises:
             McilError: a label or name does not fit, a class has no clips, a modality is missing or of another
-                shape than in the first task, or the memory is too small.
+                shape than in the first task, text is missing where it is read, or the memory is too small.
         """
         old, seen = len(self.class_names), len(self.class_names) + len(class_names)
         self._check_names(class_names)
         if self.memory is not None:
             self.memory.quota(seen)  # too small: say it before, not after the training
+        text = self._read_text(text, len(class_names))
         train = self._read(train, range(0 if self.method.cumulative else old, seen), "training")
         if validation is not None:
             new_only = self.training.protocol == "strict" and not self.method.cumulative
@@ -154,7 +159,7 @@ class Learner:
         with torch.random.fork_rng(devices=self._cuda_devices()):
             torch.manual_seed(derive_seed(self.seed, "task", task))
             scaler = self._scaler(train)
-            network = self._network(scaler, seen).to(self._fabric.device)
+            network = self._network(scaler, seen, text).to(self._fabric.device)
             if isinstance(network, ClosedFormNet):
                 fit(self._fabric, network, scaler, train, self.training.evaluation_batch_size, task, on_event)
             else:
@@ -164,7 +169,7 @@ class Learner:
 
     def _train(
         self,
-        network: AudioVisualNet,
+        network: Network,
         scaler: InputScaler,
         data: TaskData,
         checkpoint: Path | None,
@@ -186,14 +191,14 @@ class Learner:
         if memory is None:
             return
         size = self.training.evaluation_batch_size
-        staged = stage(self._fabric, scaler, data.train)
+        staged = stage(self._fabric, scaler, network, data.train, size)
         new = data.train
         if method.stores_logits:
             new = replace(new, logits=predict_logits(self._fabric, network, staged, size).cpu())
         features = fused_features(self._fabric, network, staged, size)
         memory.update(new, features, seen, method.selector, generator(self.seed, "memory", task))
         if method.nearest_mean:
-            exemplars = stage(self._fabric, scaler, memory.clips)
+            exemplars = stage(self._fabric, scaler, network, memory.clips, size)
             features = fused_features(self._fabric, network, exemplars, size)
             self.class_means = class_means(features, exemplars.labels, seen)
 
@@ -253,6 +258,7 @@ class Learner:
             "task_sizes": self.task_sizes,
             "channels": scaler.channels,
             "token_shape": self.token_shape,
+            "text_shape": self.text_shape,
         }
         write_tensors(Path(folder) / LEARNER_FILE, tensors, metadata)
 
@@ -284,15 +290,18 @@ class Learner:
         )
         learner.class_names, learner.task_sizes = tuple(saved["class_names"]), tuple(saved["task_sizes"])
         learner.token_shape = tuple(saved["token_shape"])
+        learner.text_shape = tuple(saved.get("text_shape", ()))
         channels = saved["channels"]
         learner.scaler = InputScaler(channels.get("audio"), channels.get("visual"), learner.normalize)
         learner.scaler.load_state_dict(_under(tensors, "scaler"))
+        network: Network | ClosedFormNet | None = None
         with torch.random.fork_rng(devices=[]):  # its weights are drawn at random before they are read
-            learner.network = learner.method.network(channels, learner.task_sizes[0], learner.modality)
-            for classes in list(accumulate(learner.task_sizes))[1:]:
-                learner.network.grow(classes)
-        learner.network.load_state_dict(_under(tensors, "network"))
-        learner.network.eval()
+            for size, classes in zip(learner.task_sizes, accumulate(learner.task_sizes), strict=True):
+                text = torch.zeros(size, *learner.text_shape) if learner.method.uses_text else None
+                network = learner._grown(network, channels, classes, text)
+        assert network is not None  # a saved learner has learnt a task
+        network.load_state_dict(_under(tensors, "network"))
+        learner.network = network.eval()
         if learner.memory is not None:
             arrays = _under(tensors, "memory")
             clips = Batch(arrays.get("audio"), arrays.get("visual"), arrays["labels"], arrays.get("logits"))
@@ -318,18 +327,18 @@ class Learner:
                 for name, array in given.items()
             }
             clips = Batch(part.get("audio"), part.get("visual"), torch.zeros(count, dtype=torch.int64))
-            staged = stage(self._fabric, scaler, clips)
+            staged = stage(self._fabric, scaler, network, clips, size)
             yield from outputs_in_batches(self._fabric, network, staged, size, need_attention)
 
     def _missing(self, name: str, count: int) -> Tensor | None:
         """Return what stands for a modality that is not given.
 
-        A network that is trained reads both, so it gets clips of the first task's mean in every channel, which tell
-        it nothing; one in closed form knows what to do without.
+        A network that always reads both gets clips of the first task's mean in every channel, which tell it nothing;
+        others know what to do without.
         """
-        if self.method.closed_form:
+        network, scaler = self._learnt()
+        if network.reads_subsets:
             return None
-        _, scaler = self._learnt()
         mean = scaler.get_buffer(f"{name}_mean")
         return mean.expand(count, *(self.token_shape if name == "visual" else ()), -1)
 
@@ -356,6 +365,25 @@ class Learner:
                 raise McilError(f"modality '{self.modality}' needs {name}, and the {what} clips have none")
         self._check_shapes(arrays, len(clips), what)
         return Batch(audio, visual, clips.labels)
+
+    def _read_text(self, text: Tensor | None, classes: int) -> Tensor | None:
+        """Return the text of new classes after checking it; None for a method that reads none."""
+        if not self.method.uses_text:
+            return None
+        if text is None:
+            raise McilError(
+                f"method '{self.method_name}' reads text about the classes, and there is none; add it to the store "
+                "with 'mcil text STORE', or give it to learn"
+            )
+        if text.ndim < 3 or len(text) != classes:
+            raise McilError(f"the text must be (n,P,...) of the n = {classes} new classes, not {tuple(text.shape)}")
+        if self.text_shape and tuple(text.shape[1:]) != self.text_shape:
+            raise McilError(
+                f"the text has shape {tuple(text.shape[1:])} a class, and this learner learnt from {self.text_shape}; "
+                "use the same encoder and prompts, or begin a new learner"
+            )
+        self.text_shape = tuple(text.shape[1:])
+        return text
 
     def _check_shapes(self, arrays: Mapping[str, Tensor | None], clips: int, what: str) -> None:
         """Refuse features that are not of ``clips`` clips, or not like those of the first task."""
@@ -385,18 +413,29 @@ class Learner:
             self.token_shape = tuple(train.visual.shape[1:3])
         return scaler.to(self._fabric.device)
 
-    def _network(self, scaler: InputScaler, classes: int) -> AudioVisualNet | ClosedFormNet:
+    def _network(self, scaler: InputScaler, classes: int, text: Tensor | None) -> Network | ClosedFormNet:
         """Return the network to train: a new one, or a copy of the last one with rows for the new classes."""
-        if self.network is None or self.method.cumulative:
-            return self.method.network(scaler.channels, classes, self.modality)
-        network = copy.deepcopy(self.network)
-        network.grow(classes)
+        last = None if self.method.cumulative else copy.deepcopy(self.network)
+        return self._grown(last, scaler.channels, classes, text)
+
+    def _grown(
+        self, network: Network | ClosedFormNet | None, channels: Mapping[str, int], classes: int, text: Tensor | None
+    ) -> Network | ClosedFormNet:
+        """Return ``network``, or a new one, made to score ``classes`` classes."""
+        if text is None:
+            if network is None:
+                return self.method.network(channels, classes, self.modality)
+            network.grow(classes)
+            return network
+        if network is None:
+            network = self.method.network({**channels, "text": text.shape[-1]}, 0, self.modality)
+        network.grow(classes, text)
         return network
 
     def _cuda_devices(self) -> list[torch.device]:
         return [self._fabric.device] if self._fabric.device.type == "cuda" else []
 
-    def _learnt(self) -> tuple[AudioVisualNet | ClosedFormNet, InputScaler]:
+    def _learnt(self) -> tuple[Network | ClosedFormNet, InputScaler]:
         if self.network is None or self.scaler is None:
             raise McilError("this learner has not learnt anything yet; call learn first")
         return self.network, self.scaler

@@ -123,7 +123,8 @@ class Outputs(NamedTuple):
     ``logits`` (B,C); ``audio`` and ``visual`` (B,D) are L2-normalised features for the contrastive terms;
     ``fused`` (B,D) is what the classifier reads (the sum of both before normalisation); ``pooled`` (B,D_v) is
     what attention made of the tokens; ``scale`` () is what a cosine classifier multiplied its similarities by;
-    ``spatial_attention`` (B,L,S,D) sums to one over S, ``temporal_attention`` (B,L,D) over L.
+    ``spatial_attention`` (B,L,S,D) sums to one over S, ``temporal_attention`` (B,L,D) over L;
+    ``prototypes`` (C_t,D) are what text says of the current task's classes.
     """
 
     logits: Tensor
@@ -134,6 +135,7 @@ class Outputs(NamedTuple):
     scale: Tensor | None = None
     spatial_attention: Tensor | None = None
     temporal_attention: Tensor | None = None
+    prototypes: Tensor | None = None
 
 
 class Teacher(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mcil.data.class_text import read_class_text
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError, did_you_mean
 from mcil.types import Batch, Modality, Rows, Split, Task
@@ -89,6 +90,11 @@ class Scenario:
             self.store.read(name, rows) if name in _NEEDS[self.modality] else None for name in ("audio", "visual")
         )
         return Batch(audio, visual, self.class_ids(rows))
+
+    def text(self, task: Task) -> torch.Tensor | None:
+        """Return the text of a task's classes (n,P,...), or None where the store has none."""
+        text = read_class_text(self.store.path)
+        return None if text is None else text.of(task.class_names)
 
     def __repr__(self) -> str:
         sizes = [len(task.class_names) for task in self.tasks]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mcil.data.benchmarks import BENCHMARKS
+from mcil.data.class_text import read_class_text
 from mcil.data.scenario import Missing, Scenario
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError, did_you_mean
 from mcil.learner import Learner
-from mcil.methods import create_method
+from mcil.methods import METHODS, create_method
 from mcil.models.inputs import Normalize
 from mcil.training import TrainingOptions
 from mcil.training.device import make_fabric
@@ -82,6 +83,14 @@ class Experiment:
                         f"protocol '{self.training.protocol}' chooses the best epoch on validation clips, and task "
                         f"{task.index} ('{task.class_names[0]}' ...) has none; give some, or use protocol 'last'"
                     )
+        if learner.method.uses_text:
+            text = read_class_text(self.store)
+            if text is None:
+                raise McilError(
+                    f"{self.store}: method '{self.method}' reads text about the classes, and this store has none; add "
+                    f"it with 'mcil text {self.store}'"
+                )
+            text.of(scenario.class_names)
         make_fabric(self.training)
 
     def config(self) -> dict[str, Any]:
@@ -90,7 +99,10 @@ class Experiment:
         del values["_opened"]
         values["options"] = asdict(create_method(self.method, self.options))  # those left at their defaults too
         plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-        return plain | {"data_checksum": self.open_store().checksum}
+        plain["data_checksum"] = self.open_store().checksum
+        if METHODS[self.method].uses_text and (text := read_class_text(self.store)) is not None:
+            plain["text_checksum"] = text.checksum
+        return plain
 
     @property
     def name(self) -> str:

@@ -106,6 +106,7 @@ class _Run:
             self.scenario.clips(validation),
             self.folder.training_checkpoint(task.index),
             self._note,
+            self.scenario.text(task) if self.learner.method.uses_text else None,
         )
         self._test(task.index, np.concatenate([t.test for t in seen]))
         self.attention.add(self.learner)

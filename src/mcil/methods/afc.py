@@ -15,7 +15,7 @@ from torch import Tensor
 from mcil.losses import feature_discrepancy, nca
 from mcil.memory import Selection
 from mcil.methods.base import METHODS, Replay, ReplayMethod, teacher_of
-from mcil.models import AudioVisualNet, ProxyClassifier
+from mcil.models import AudioVisualNet, Network, ProxyClassifier
 from mcil.types import Batch, Modality, Outputs, Step, Teacher
 
 
@@ -50,26 +50,28 @@ class AfcLsc(ReplayMethod):
     proxies: int = 10
     discrepancy_weight: float = 0.5
 
-    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet:
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> Network:
         """Return a new network with proxies for ``classes`` classes."""
         audio, visual = channels.get("audio"), channels.get("visual")
         width = visual or audio or 0
         return AudioVisualNet(width, classes, modality, audio, ProxyClassifier(width, classes, self.proxies))
 
-    def imprint(self, network: AudioVisualNet, features: Tensor, labels: Tensor, seed: int) -> None:
+    def imprint(self, network: Network, features: Tensor, labels: Tensor, seed: int) -> None:
         """Set each new class's proxies to the k-means centres of its clips' normalised features."""
         features = F.normalize(features, dim=-1).cpu().double()
         labels = labels.cpu()
         centres = [_centres(features[labels == label], self.proxies, seed) for label in sorted(set(labels.tolist()))]
+        assert isinstance(network, AudioVisualNet)
         assert isinstance(network.classifier, ProxyClassifier)
         network.classifier.imprint(torch.cat(centres))
 
-    def teach(self, network: AudioVisualNet, clips: Batch, need_attention: bool) -> Teacher:
+    def teach(self, network: Network, clips: Batch, need_attention: bool) -> Teacher:
         """Return the teacher's features, and how much its loss depends on each."""
         outputs = network(clips.audio, clips.visual, need_attention=need_attention)
         features = compared_features(outputs)
         if len(features) == 1:
             return teacher_of(outputs)._replace(features=features)
+        assert isinstance(network, AudioVisualNet)
         with torch.enable_grad():
             importance = self._importance(network, clips, outputs)
         return teacher_of(outputs)._replace(features=features, importance=importance)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from torch import Tensor
+from torch.optim import Adam, Optimizer
 
 from mcil.errors import McilError, did_you_mean
 from mcil.memory import SELECTORS, Selection, Selector
-from mcil.models import AudioVisualNet
+from mcil.models import AudioVisualNet, Network
 from mcil.models.closed_form import ClosedFormNet
 from mcil.models.closed_form_features import Block, ClipFeatures
 from mcil.registry import Registry, checked_option
@@ -34,6 +35,7 @@ class Method(ABC):
     - ``cumulative``: is given the training clips of all seen classes at every task and starts afresh each time
       (joint training, the upper bound).
     - ``closed_form``: whether it is fitted in one pass.
+    - ``uses_text``: reads text about the classes.
     - ``above_zero``: options that cannot be 0. No number among the options can be negative.
     """
 
@@ -41,6 +43,7 @@ class Method(ABC):
     uses_memory: ClassVar[bool] = False
     cumulative: ClassVar[bool] = False
     closed_form: ClassVar[bool] = False
+    uses_text: ClassVar[bool] = False
     above_zero: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -54,9 +57,20 @@ class Method(ABC):
             if not value >= 0:
                 raise McilError(f"option '{field.name}' must be 0 or more, but it is {value}")
 
+    @property
+    def standardised(self) -> bool:
+        """Whether it is given features that are standardised, where a user wants that; else as they are stored."""
+        return not self.closed_form
+
     @abstractmethod
-    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet | ClosedFormNet:
-        """Return a new network for ``classes`` classes; ``channels`` are those of "audio" and "visual" features."""
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> Network | ClosedFormNet:
+        """Return a new network for ``classes`` classes.
+
+        Args:
+            channels: of "audio" and "visual" features, and of "text" where text is read.
+            classes: of the first task; 0 where text is read, which comes when the network is made to grow.
+            modality: what is learnt from.
+        """
 
 
 @dataclass(frozen=True)
@@ -116,12 +130,12 @@ class GradientMethod(Method):
         """Chooses the exemplars of a class."""
         return SELECTORS["random"]
 
-    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> AudioVisualNet:
-        """Return a new network for ``classes`` classes; ``channels`` are those of "audio" and "visual" features."""
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> Network:
+        """Return a new network; see :meth:`Method.network`."""
         audio, visual = channels.get("audio"), channels.get("visual")
         return AudioVisualNet(visual or audio or 0, classes, modality, audio)
 
-    def imprint(self, network: AudioVisualNet, features: Tensor, labels: Tensor, seed: int) -> None:
+    def imprint(self, network: Network, features: Tensor, labels: Tensor, seed: int) -> None:
         """Set the new rows of the classifier before a task but the first is trained.
 
         Args:
@@ -131,7 +145,7 @@ class GradientMethod(Method):
             seed: fixes what is random.
         """
 
-    def teach(self, network: AudioVisualNet, clips: Batch, need_attention: bool) -> Teacher:
+    def teach(self, network: Network, clips: Batch, need_attention: bool) -> Teacher:
         """Return what the frozen ``network`` says of ``clips``; called once a task, batch by batch, without gradients.
 
         The network is the previous task's with a classifier that has already grown; the logits of new classes are
@@ -139,6 +153,15 @@ class GradientMethod(Method):
         """
         outputs = network(clips.audio, clips.visual, need_attention=need_attention)
         return teacher_of(outputs)
+
+    def optimizer(self, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float) -> Optimizer:
+        """Return a new optimizer for a task."""
+        # Fused: one pass over the weights and their moments instead of a dozen.
+        return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return what the learning rate is multiplied by at ``step`` (from 0) of a task's ``steps``."""
+        return 1.0
 
     @abstractmethod
     def losses(self, step: Step) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,14 @@ class ClosedFormNet(nn.Module, ABC):
     All that it knows is in buffers. ``width`` is the number of its features.
     """
 
+    reads_subsets: ClassVar[bool] = True
+
     width: int
     modality: Modality
 
     @abstractmethod
-    def grow(self, classes: int) -> None:
-        """Make room for ``classes`` classes.
+    def grow(self, classes: int, text: Tensor | None = None) -> None:
+        """Make room for ``classes`` classes; ``text`` (n,P,D) is of the new ones, for a net that reads it.
 
         Raises:
             ValueError: there are more classes already.
@@ -104,7 +106,7 @@ class LinearNet(ClosedFormNet):
             self.register_buffer(f"{_name(given)}_weights", torch.zeros(self.width, classes, dtype=torch.float64))
             self.register_buffer(f"{_name(given)}_bias", torch.full((classes,), UNSEEN, dtype=torch.float64))
 
-    def grow(self, classes: int) -> None:
+    def grow(self, classes: int, text: Tensor | None = None) -> None:
         """Make room for ``classes`` classes."""
         more = classes - self.sums.count.shape[1]
         self.sums.grow(classes)

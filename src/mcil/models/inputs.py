@@ -77,7 +77,7 @@ class InputScaler(nn.Module):
     def forward(self, audio: Tensor | None = None, visual: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Return float32 ``audio`` (B,D_a) and ``visual`` (B,L,S,D_v) of features of any float dtype.
 
-        What is None stays None.
+        What is None stays None. Where nothing is scaled, whole numbers (samples, pixels) stay as they are stored.
 
         Raises:
             ValueError: features have another number of channels than the scaler was made for.
@@ -90,6 +90,8 @@ class InputScaler(nn.Module):
         channels = self.channels.get(name, 0)
         if features.shape[-1] != channels:
             raise ValueError(f"{name} features must have {channels} channels, not {features.shape[-1]}")
+        if self.normalize == "none" and not features.is_floating_point():
+            return features
         # Type promotion widens while it subtracts: no float32 copy of the stored features comes first.
         return (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
 

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcil.models.attention import Attended, audio_guided_attention
+from mcil.models.base import Network
 from mcil.models.classifiers import LinearClassifier, ProxyClassifier
 from mcil.types import Modality, Outputs
 
 
-class AudioVisualNet(nn.Module):
+class AudioVisualNet(Network):
     """Fuse one audio vector and the tokens of a video into class scores.
 
     Audio-visual: audio-guided attention pools the tokens, and the rectified projections of both are added up.
@@ -47,6 +48,11 @@ class AudioVisualNet(nn.Module):
             self.attn_audio_proj = nn.Linear(self.audio_width, width)
             self.attn_visual_proj = nn.Linear(width, width)
         self.classifier = classifier or LinearClassifier(width, classes)
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs of the classifier."""
+        return self.classifier.classes
 
     def forward(
         self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = True
@@ -89,8 +95,8 @@ class AudioVisualNet(nn.Module):
         scale = self.classifier.scale
         return Outputs(self.classifier(fused), fused, _unit(sound), _unit(look), scale=scale)
 
-    def grow(self, classes: int) -> None:
-        """Enlarge the classifier to ``classes`` outputs; what it has learnt stays.
+    def grow(self, classes: int, text: Tensor | None = None) -> None:
+        """Enlarge the classifier to ``classes`` outputs; what it has learnt stays, and ``text`` is not read.
 
         New weights are drawn from PyTorch's global generator on the CPU, whatever device the network is on. The
         classifier's parameters are new objects: make the optimizer after growing.

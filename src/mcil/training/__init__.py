@@ -2,7 +2,7 @@
 
 from mcil.training.closed_form import fit
 from mcil.training.engine import OnEvent, TaskData, TaskTraining
-from mcil.training.evaluation import fused_features, outputs_in_batches, predict_logits, stage
+from mcil.training.evaluation import fused_features, in_batches, outputs_in_batches, predict_logits, stage
 from mcil.training.interrupt import Interrupted
 from mcil.training.options import Precision, Protocol, TrainingOptions
 
@@ -16,6 +16,7 @@ __all__ = [
     "TrainingOptions",
     "fit",
     "fused_features",
+    "in_batches",
     "outputs_in_batches",
     "predict_logits",
     "stage",

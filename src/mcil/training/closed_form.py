@@ -34,7 +34,7 @@ def fit(
     started = time.monotonic()
     with interrupt_requested() as interrupted:
         for indices in torch.split(torch.arange(len(clips)), batch_size):
-            part = stage(fabric, scaler, clips.select(indices))
+            part = stage(fabric, scaler, network, clips.select(indices), batch_size)
             network.observe(part.audio, part.visual, part.labels)
             if interrupted():
                 raise Interrupted

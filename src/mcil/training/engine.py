@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from mcil.data.sampler import generator, joint_batches, paired_batches
 from mcil.errors import McilError
 from mcil.files import read_tensors, write_tensors
 from mcil.methods import GradientMethod
-from mcil.models import AudioVisualNet, InputScaler, class_means, nearest_mean_logits
-from mcil.training.evaluation import fused_features, predict_logits, select_teaching, stage, teach
+from mcil.models import InputScaler, Network, class_means, nearest_mean_logits
+from mcil.training.evaluation import fused_features, in_batches, predict_logits, select_teaching, stage, teach
 from mcil.training.interrupt import Interrupted, interrupt_requested
 from mcil.training.options import TrainingOptions
 from mcil.types import Batch, Step, Teacher, concatenate
@@ -81,7 +81,7 @@ class TaskTraining:
     def __init__(
         self,
         fabric: Fabric,
-        network: AudioVisualNet,
+        network: Network,
         scaler: InputScaler,
         method: GradientMethod,
         data: TaskData,
@@ -93,21 +93,23 @@ class TaskTraining:
         self.fabric, self.method, self.options, self.seed = fabric, method, options, seed
         self.checkpoint, self.on_event, self.task_sizes = checkpoint, on_event, data.task_sizes
         together = [data.train] if data.memory is None else [data.train, data.memory]
-        self.clips = stage(fabric, scaler, concatenate(together))
+        size = options.evaluation_batch_size
+        self.clips = stage(fabric, scaler, network, concatenate(together), size)
         self.new = len(data.train)
         self.exemplars = len(self.clips) - self.new
         validation = _validation_clips(data, options)
-        self.validation = None if validation is None else stage(fabric, scaler, validation)
+        self.validation = None if validation is None else stage(fabric, scaler, network, validation, size)
         self.choose_exemplars = data.choose_exemplars
         self.network = network.to(fabric.device)
+        network.eval()
+        network.begin_task(self._new_clips())
         self.teacher = self._prepare() if len(data.task_sizes) > 1 and not method.cumulative else None
         self.module, self.optimizer = fabric.setup(
             network,
-            torch.optim.Adam(
+            method.optimizer(
                 [parameter for parameter in network.parameters() if parameter.requires_grad],
-                lr=options.learning_rate,
-                weight_decay=options.weight_decay,
-                fused=True,  # one pass over the weights and their moments instead of a dozen
+                options.learning_rate,
+                options.weight_decay,
             ),
         )
         self.place = _Place()
@@ -128,6 +130,12 @@ class TaskTraining:
         if self.validation is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
+        self.network.end_task(self._new_clips())
+
+    def _new_clips(self) -> Iterator[Batch]:
+        """The task's own clips, batch by batch."""
+        new = self.clips.select(torch.arange(self.new, device=self.fabric.device))
+        return in_batches(new, self.options.evaluation_batch_size)
 
     def _prepare(self) -> Teacher | None:
         """Set the classifier's new rows where the method does so, and ask the network what it says so far."""
@@ -146,6 +154,9 @@ class TaskTraining:
         batches = self._batches()
         self.module.train()
         for new, exemplars in batches[place.step :]:
+            done, total = place.epoch * len(batches) + place.step, options.epochs * len(batches)
+            for group in self.optimizer.param_groups:
+                group["lr"] = options.learning_rate * self.method.rate(done, total)
             self._step(new, exemplars)
             place.step += 1
             if interrupted():
@@ -287,5 +298,5 @@ def _validation_clips(data: TaskData, options: TrainingOptions) -> Batch | None:
     return concatenate([data.validation, *exemplars])
 
 
-def _copy(network: AudioVisualNet) -> dict[str, Tensor]:
+def _copy(network: Network) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -9,43 +9,58 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mcil.methods import GradientMethod
-from mcil.models import AudioVisualNet, InputScaler
+from mcil.models import InputScaler, Network
 from mcil.models.closed_form import ClosedFormNet
-from mcil.types import Batch, Outputs, Teacher
+from mcil.types import Batch, Outputs, Teacher, concatenate
 
 
-def stage(fabric: Fabric, scaler: InputScaler, clips: Batch) -> Batch:
+@torch.no_grad()
+def stage(
+    fabric: Fabric, scaler: InputScaler, network: Network | ClosedFormNet, clips: Batch, batch_size: int
+) -> Batch:
     """Return the clips as the network reads them, on the device, so that a step only gathers by index.
 
-    Scaling happens here, once a task: features carry no augmentation, and the scaler does not change.
+    Scaling, and what the network computes before anything that is trained, happen here, once a task: neither changes.
     """
-    clips = clips.to(fabric.device)
-    audio, visual = scaler(clips.audio, clips.visual)
-    return Batch(audio, visual, clips.labels, clips.logits)
+    parts = []
+    network.eval()
+    for indices in torch.split(torch.arange(len(clips)), batch_size) if len(clips) else [torch.arange(0)]:
+        part = clips.select(indices).to(fabric.device)
+        audio, visual = scaler(part.audio, part.visual)
+        if isinstance(network, Network):
+            with fabric.autocast():
+                audio, visual = network.stem(audio, visual)
+        parts.append(Batch(audio, visual, part.labels, part.logits))
+    return parts[0] if len(parts) == 1 else concatenate(parts)
+
+
+def in_batches(clips: Batch, batch_size: int) -> Iterator[Batch]:
+    """Yield staged ``clips``, ``batch_size`` at a time, in order."""
+    for indices in torch.split(torch.arange(len(clips), device=clips.labels.device), batch_size):
+        yield clips.select(indices)
 
 
 @torch.no_grad()
 def outputs_in_batches(
     fabric: Fabric,
-    network: AudioVisualNet | ClosedFormNet,
+    network: Network | ClosedFormNet,
     clips: Batch,
     batch_size: int,
     need_attention: bool = False,
 ) -> Iterator[Outputs]:
     """Yield the network's outputs for staged ``clips``, ``batch_size`` at a time, in order."""
     network.eval()
-    for indices in torch.split(torch.arange(len(clips), device=clips.labels.device), batch_size):
-        part = clips.select(indices)
+    for part in in_batches(clips, batch_size):
         with fabric.autocast():
             yield network(part.audio, part.visual, need_attention=need_attention)
 
 
-def predict_logits(fabric: Fabric, network: AudioVisualNet, clips: Batch, batch_size: int) -> Tensor:
+def predict_logits(fabric: Fabric, network: Network, clips: Batch, batch_size: int) -> Tensor:
     """Return float32 logits (N,C) of staged ``clips``."""
     return torch.cat([part.logits.float() for part in outputs_in_batches(fabric, network, clips, batch_size)])
 
 
-def fused_features(fabric: Fabric, network: AudioVisualNet, clips: Batch, batch_size: int) -> Tensor:
+def fused_features(fabric: Fabric, network: Network, clips: Batch, batch_size: int) -> Tensor:
     """Return the float32 features (N,D) that the classifier reads, of staged ``clips``."""
     return torch.cat([part.fused.float() for part in outputs_in_batches(fabric, network, clips, batch_size)])
 
@@ -53,7 +68,7 @@ def fused_features(fabric: Fabric, network: AudioVisualNet, clips: Batch, batch_
 @torch.no_grad()
 def teach(
     fabric: Fabric,
-    network: AudioVisualNet,
+    network: Network,
     method: GradientMethod,
     clips: Batch,
     exemplars: int,
