@@ -196,3 +196,35 @@ def _log_similarity(audio: Tensor, visual: Tensor, temperature: float) -> Tensor
 def _widen(tensor: Tensor) -> Tensor:
     """Return ``tensor`` in float32 at least."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def weighted_contrastive(
+    logits: Tensor, labels: Tensor, similarity: Tensor, reading: Literal["classes", "clips"] = "classes"
+) -> Tensor:
+    """Weighted class-incremental contrastive loss: clips that look alike share in each other's class.
+
+    ``logits`` (B,C) are scaled similarities of clips and class prototypes, ``labels`` (B,), ``similarity`` (B,B) the
+    weights w_ij of clips j for clip i, such as (cosine + 1) / 2; no gradient flows into them. With l_ij the
+    log-probability that clip i has the class of clip j:
+
+    - "classes": -mean_i (sum_j w_ij l_ij / sum_j w_ij), the form of Srinivasa et al., "CWCL", NeurIPS 2023, with class
+      prototypes in the place of the second modality;
+    - "clips": -mean_i (sum_j w_ij l_jj / sum_j w_ij), what MCIL-AudioCLIP's released code becomes when its weights are
+      multiplied along the other axis.
+
+    The paper's own equation is not known to us. With equal weights "clips" is the cross-entropy.
+    """
+    clips = len(logits)
+    if labels.shape != (clips,) or similarity.shape != (clips, clips):
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)} and similarity {tuple(similarity.shape)} must "
+            "be (B,C), (B,) and (B,B)"
+        )
+    weights = _widen(similarity.detach())
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    likelihood = _widen(logits).log_softmax(dim=1)
+    if reading == "classes":
+        return -(weights * likelihood[:, labels]).sum(dim=1).mean()
+    if reading == "clips":
+        return -(weights @ likelihood.gather(1, labels[:, None])).mean()
+    raise ValueError(f"reading must be 'classes' or 'clips', not {reading!r}")

@@ -104,15 +104,13 @@ class TaskTraining:
         network.eval()
         network.begin_task(self._new_clips())
         self.teacher = self._prepare() if len(data.task_sizes) > 1 and not method.cumulative else None
-        self.module, self.optimizer = fabric.setup(
-            network,
-            method.optimizer(
-                [parameter for parameter in network.parameters() if parameter.requires_grad],
-                options.learning_rate,
-                options.weight_decay,
-            ),
-        )
         self.place = _Place()
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if trained:
+            optimizer = method.optimizer(trained, options.learning_rate, options.weight_decay)
+            self.module, self.optimizer = fabric.setup(network, optimizer)
+        else:  # all that the network has to learn it learnt in earlier tasks
+            self.place.epoch = options.epochs
         self.best = _copy(network)
         self.sums: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()

@@ -1,0 +1,213 @@
+"""MCIL-AudioCLIP as its paper describes it: adapters by task, adaptive fusion, diverse text, contrastive losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mcil.errors import McilError
+from mcil.losses import instance_similarity, task_distillation, weighted_contrastive
+from mcil.memory import SELECTORS, Selection, Selector
+from mcil.methods.base import METHODS, GradientMethod
+from mcil.models import Network
+from mcil.models.closed_form import ClosedFormNet
+from mcil.models.closed_form_features import ClipFeatures
+from mcil.models.closed_form_gaussian import DiscriminantNet, NearestMeanNet
+from mcil.models.fusion import AdaptiveFusion, Concatenation, Masking, Sum
+from mcil.models.mixture import TowerAdapters
+from mcil.models.trimodal import Fusion, StoredTower, TrimodalNet
+from mcil.types import Modality, Step
+
+
+@METHODS.register("mcil-audioclip")
+@dataclass(frozen=True)
+class McilAudioClip(GradientMethod):
+    """Chen et al., MCIL-AudioCLIP, ICASSP 2025, repaired: what its abstract and figure describe, on any encoders.
+
+    Attributes:
+        adapters: which towers have adapters: "all", those of "clips" (sound and picture), of "text", or "none".
+        experts: adapters that a task brings at every place.
+        top_k: experts that are active for a clip.
+        noisy: whether the routers' scores are noisy in training.
+        bottleneck: width of an adapter.
+        dropout: in an adapter.
+        adapter_scale: of what an adapter adds.
+        fusion: "adaptive" (AAVFM), "concatenation", or "sum".
+        masking: when the adaptive fusion masks the sound: "calibrated", "learned", "fixed" or "none".
+        threshold: on the correlation of sound and picture, where it is fixed, and where a learnt one begins.
+        masked_share: of the training clips that a calibrated threshold masks.
+        batch_gate: the mean correlation of a batch decides for all its clips.
+        prompts: a class is described by "all" prompts of its text, or by the "first".
+        prototype: "normalised": prompts are normalised before their mean, and the mean after; "raw": neither.
+        posterior: how tasks are told apart: by a "discriminant" or the "nearest-mean" of frozen features, or "none".
+        shared: what all tasks share is trained in the "first-task" or "always".
+        projection: learn a projection of each modality into the space of the text; without, all have its width.
+        weighting: of clips in the contrastive loss: over "classes", over "clips", or "none" (cross-entropy).
+        contrastive_weight: of the contrastive loss.
+        information_weight: of the agreement (InfoNCE) of the fused features with each modality.
+        temperature: of InfoNCE.
+        modality_weight: of the cross-entropy of each modality alone.
+        distillation_weight: of the distance to the old classes' scores before the task.
+        distillation_temperature: of that.
+    """
+
+    source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025, repaired"
+    uses_text: ClassVar[bool] = True
+    uses_teacher: ClassVar[bool] = True
+    above_zero: ClassVar[tuple[str, ...]] = (
+        "experts",
+        "top_k",
+        "bottleneck",
+        "temperature",
+        "distillation_temperature",
+    )
+
+    adapters: Literal["all", "clips", "text", "none"] = "clips"
+    experts: int = 4
+    top_k: int = 2
+    noisy: bool = True
+    bottleneck: int = 64
+    dropout: float = 0.1
+    adapter_scale: float = 1.0
+    fusion: Literal["adaptive", "concatenation", "sum"] = "adaptive"
+    masking: Masking = "calibrated"
+    threshold: float = 0.8
+    masked_share: float = 0.1
+    batch_gate: bool = False
+    prompts: Literal["all", "first"] = "all"
+    prototype: Literal["normalised", "raw"] = "normalised"
+    posterior: Literal["discriminant", "nearest-mean", "none"] = "discriminant"
+    shared: Literal["first-task", "always"] = "first-task"
+    projection: bool = True
+    weighting: Literal["classes", "clips", "none"] = "classes"
+    contrastive_weight: float = 0.7
+    information_weight: float = 0.3
+    temperature: float = 0.07
+    modality_weight: float = 0.5
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be routed or learnt."""
+        super().__post_init__()
+        if self.top_k > self.experts:
+            raise McilError(f"option 'top_k' must be at most 'experts' ({self.experts}), but it is {self.top_k}")
+        if not self.masked_share <= 1:
+            raise McilError(f"option 'masked_share' must be at most 1, but it is {self.masked_share}")
+        if self.adapters == "none" and not self.projection:
+            raise McilError("with adapters 'none' and no projection there is nothing to learn; choose one of them")
+
+    @property
+    def standardised(self) -> bool:
+        """Features that already lie in the space of the text must stay there."""
+        return self.projection
+
+    def rate(self, step: int, steps: int) -> float:
+        """Fall from 1 to 0 along half a cosine."""
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> Network:
+        """Return a new network without classes; it gets them with their text."""
+        width = channels["text"]
+        read = [name for name in ("audio", "visual") if name in modality]
+        if not self.projection and any(channels[name] != width for name in read):
+            sizes = ", ".join(f"{name} {channels[name]}" for name in read)
+            raise McilError(f"without a projection all widths must be that of the text ({width}), not {sizes}")
+        towers = {name: StoredTower(channels[name], width if self.projection else None) for name in read}
+        towers["text"] = StoredTower(width, None)
+        adapters = {name: self._adapters(tower) for name, tower in towers.items() if self._adapts(name)}
+        return TrimodalNet(
+            towers,
+            adapters,
+            self._fusion(width),
+            self._posterior({name: channels[name] for name in read}, modality),
+            modality,
+            self.shared,
+            self.prompts == "all",
+            self.prototype == "normalised",
+            self.uses_memory or self.distillation_weight > 0,
+        )
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Return the weighted terms; new clips compete among the task's classes, and with exemplars among all."""
+        outputs, old, new = step.outputs, step.old_classes, len(step.labels) - step.exemplars
+        labels = step.labels[:new] - old
+        losses = {"contrastive": self.contrastive_weight * self._contrastive(step, new)}
+        views = [view[:new] for view in (outputs.audio, outputs.visual) if view is not None]
+        if len(views) > 1 and self.information_weight:
+            agreement = [instance_similarity(outputs.fused[:new], view, self.temperature) for view in views]
+            losses["information"] = self.information_weight * torch.stack(agreement).sum()
+        if len(views) > 1 and self.modality_weight:
+            assert outputs.scale is not None
+            assert outputs.prototypes is not None
+            alone = [cross_entropy(outputs.scale * view @ outputs.prototypes.T, labels) for view in views]
+            losses["modalities"] = self.modality_weight * torch.stack(alone).sum()
+        if step.exemplars:
+            losses["replay"] = cross_entropy(outputs.logits, step.labels)
+        if step.teacher is not None and self.distillation_weight:
+            distance = task_distillation(
+                outputs.logits, step.teacher.logits, step.task_sizes[:-1], self.distillation_temperature
+            )
+            losses["distillation"] = self.distillation_weight * distance
+        return losses
+
+    def _contrastive(self, step: Step, new: int) -> Tensor:
+        """The contrastive loss of the new clips; what looks alike is told by the picture, else by the sound."""
+        logits, labels = step.outputs.logits[:new, step.old_classes :], step.labels[:new] - step.old_classes
+        if self.weighting == "none":
+            return cross_entropy(logits, labels)
+        view = step.outputs.audio if step.outputs.visual is None else step.outputs.visual
+        view = step.outputs.fused if view is None else view
+        similarity = (view[:new] @ view[:new].T + 1) / 2
+        return weighted_contrastive(logits, labels, similarity, self.weighting)
+
+    def _adapts(self, name: str) -> bool:
+        return self.adapters == "all" or self.adapters == ("text" if name == "text" else "clips")
+
+    def _adapters(self, tower: StoredTower) -> TowerAdapters:
+        return TowerAdapters(
+            tower.widths,
+            experts=self.experts,
+            top_k=self.top_k,
+            noisy=self.noisy,
+            bottleneck=self.bottleneck,
+            dropout=self.dropout,
+            scale=self.adapter_scale,
+        )
+
+    def _fusion(self, width: int) -> Fusion:
+        if self.fusion == "adaptive":
+            return AdaptiveFusion(width, self.masking, self.threshold, self.masked_share, self.batch_gate)
+        return Concatenation(width) if self.fusion == "concatenation" else Sum()
+
+    def _posterior(self, channels: Mapping[str, int], modality: Modality) -> ClosedFormNet | None:
+        if self.posterior == "none":
+            return None
+        features = ClipFeatures(channels, modality, ["audio", "visual"])
+        return NearestMeanNet(features, 0) if self.posterior == "nearest-mean" else DiscriminantNet(features, 0)
+
+
+@METHODS.register("mcil-audioclip-memory")
+@dataclass(frozen=True)
+class McilAudioClipMemory(McilAudioClip):
+    """The same with exemplars, whose classes compete with the new ones.
+
+    Attributes:
+        selection: how exemplars are chosen.
+    """
+
+    source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025, repaired; with exemplars"
+    uses_memory: ClassVar[bool] = True
+
+    selection: Selection = "random"
+
+    @property
+    def selector(self) -> Selector:
+        """Chooses the exemplars of a class."""
+        return SELECTORS[self.selection]

@@ -1,0 +1,336 @@
+"""The network of MCIL-AudioCLIP: sound, picture and text in one space, adapted task by task."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcil.encoders.tower import Adapt, Tower
+from mcil.models.base import Network
+from mcil.models.closed_form import ClosedFormNet
+from mcil.models.fusion import AdaptiveFusion, Concatenation, Fused, Sum
+from mcil.models.mixture import TowerAdapters
+from mcil.types import Batch, Modality, Outputs
+
+Fusion = AdaptiveFusion | Concatenation | Sum
+
+# What cosines are multiplied by at first: CLIP begins with 1 / 0.07.
+_FIRST_SCALE = 1 / 0.07
+
+
+class StoredTower(Tower):
+    """The short tower of features that an encoder computed: a place for adapters, and a projection where one is wanted.
+
+    Args:
+        channels: of the features (B,D) or (B,L,S,D), which are taken as tokens.
+        width: of the embedding; None leaves the mean token as it is.
+    """
+
+    def __init__(self, channels: int, width: int | None) -> None:
+        super().__init__()
+        self.widths, self.width = (channels,), width or channels
+        self.projection = nn.Identity() if width is None else nn.Linear(channels, width)
+
+    def below(self, inputs: Tensor, place: int) -> Tensor:
+        """Return the features as tokens (B,T,D)."""
+        return inputs.flatten(1, -2) if inputs.ndim > 2 else inputs[:, None]
+
+    def above(self, hidden: Tensor, place: int, adapt: Adapt | None = None) -> Tensor:
+        """Return the projected mean of the tokens."""
+        if adapt is not None:
+            hidden = hidden + adapt(0, hidden, hidden.mean(dim=1))
+        embedding: Tensor = self.projection(hidden.mean(dim=1))
+        return embedding
+
+
+class TrimodalNet(Network):
+    """Score clips by the similarity of their fused embedding to what text says of each class.
+
+    Every task has routers of its own in the adapters (MIFE) and a fusion of its own (AAVFM), which begins as that of the
+    task before; so the embedding of a clip depends on the task whose they are. A class is scored with those of its own
+    task, for clips and for its text alike:
+
+        z_c = scale * cos(f_t(x), u_c)    for the classes c of task t
+
+    Scores of two tasks were never compared in training. Which task a clip belongs to is told by a learner in closed
+    form on the frozen features, which forgets nothing (``posterior``), and
+
+        log p(c | x) = log p(t | x) + log softmax over the classes of t of z
+
+    are the logits. What all tasks share (projections and scale) is learnt in the first one and then frozen, unless
+    ``shared`` is "always". Prototypes u_c of old classes never change and are kept. Source: MCIL-AudioCLIP (ICASSP
+    2025) for its parts; routers by task as its figure shows; how the tasks are told apart is ours.
+
+    Args:
+        towers: "text" and those of the modalities that are read; embeddings of one width.
+        adapters: for those towers that are adapted.
+        fusion: of the two modalities in the first task; not used where there is one.
+        posterior: tells the tasks apart; None compares the scores of all tasks as they are.
+        modality: what is read.
+        shared: when what all tasks share is trained.
+        all_prompts: whether a prototype is the mean over all prompts of a class, or its first prompt's.
+        normalised: whether prompts are normalised before the mean, and the mean afterwards; else neither is.
+        old_scores: whether classes of old tasks are scored in training too.
+        augment: changes pictures (B,...) as stored at random in training; what is below the adapters is then computed
+            anew in every step, otherwise once a task.
+    """
+
+    reads_subsets: ClassVar[bool] = True
+
+    text: Tensor
+    prototypes: Tensor
+    known_text: Tensor
+
+    def __init__(
+        self,
+        towers: Mapping[str, Tower],
+        adapters: Mapping[str, TowerAdapters],
+        fusion: Fusion,
+        posterior: ClosedFormNet | None,
+        modality: Modality,
+        shared: Literal["first-task", "always"] = "first-task",
+        all_prompts: bool = True,
+        normalised: bool = True,
+        old_scores: bool = False,
+        augment: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.modality: Modality = modality
+        self.shared, self.all_prompts, self.normalised = shared, all_prompts, normalised
+        self.old_scores, self.augment = old_scores, augment
+        self.towers, self.adapters = nn.ModuleDict({**towers}), nn.ModuleDict({**adapters})
+        self.posterior = posterior
+        self.fusions = nn.ModuleList([fusion])  # one a task
+        self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+        self.task_sizes: tuple[int, ...] = ()
+        self.register_buffer("text", torch.zeros(0))  # (n,P,...) of the last task's classes
+        self.register_buffer("prototypes", torch.zeros(0, self._tower("text").width))  # of the classes before
+        self._text_hidden: Tensor | None = None
+        self._last_prototypes: Tensor | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return sum(self.task_sizes)
+
+    def grow(self, classes: int, text: Tensor | None = None) -> None:
+        """Begin a task: keep the prototypes of the last one, and add routers and experts for the new one."""
+        new = classes - self.classes
+        if text is None or len(text) != new or new < 1:
+            raise ValueError(f"growing from {self.classes} to {classes} classes needs the text of the new ones")
+        device = self.log_scale.device
+        if self.task_sizes:
+            with torch.no_grad():
+                self.eval()
+                self.prototypes = torch.cat([self.prototypes, self._prototypes_of_last()])
+            if self.shared == "first-task":
+                for parameter in self._shared_parameters():
+                    parameter.requires_grad_(False)
+        self.text, self._text_hidden, self._last_prototypes = text.to(device), None, None
+        self.task_sizes = (*self.task_sizes, new)
+        for adapters in self._adapters().values():
+            adapters.grow()
+        if len(self.task_sizes) > 1:
+            last = copy.deepcopy(self.fusions[-1])
+            self.fusions.requires_grad_(False)
+            self.fusions.append(last)
+        if self.posterior is not None:
+            self.posterior.grow(classes)
+
+    def train(self, mode: bool = True) -> TrimodalNet:
+        """Set the mode; what was computed from the weights as they were is forgotten."""
+        self._last_prototypes = None
+        super().train(mode)
+        return self
+
+    def stem(self, audio: Tensor | None, visual: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return what enters the first layers with adapters; pictures that are augmented stay as they are."""
+        given = {"audio": audio, "visual": visual}
+        lower = {name: self._below(name, clips) for name, clips in given.items() if self._reads(name, clips)}
+        if self.augment is not None and visual is not None and "visual" in lower:
+            lower["visual"] = visual
+        return lower.get("audio"), lower.get("visual")
+
+    def begin_task(self, clips: Iterable[Batch]) -> None:
+        """Let the posterior see the task's clips."""
+        if self.posterior is None:
+            return
+        with torch.no_grad():
+            for part in clips:
+                frozen = self._frozen(self._lower(part.audio, part.visual))
+                self.posterior.observe(frozen.get("audio"), frozen.get("visual"), part.labels)
+            self.posterior.solve()
+
+    def end_task(self, clips: Iterable[Batch]) -> None:
+        """Freeze the experts that the task's clips and texts pick."""
+        task = len(self.task_sizes) - 1
+        self.eval()
+        with torch.no_grad():
+            for part in clips:
+                for name, hidden in self._lower(part.audio, part.visual).items():
+                    self._embed(name, hidden, task, count=True)
+            self._embed("text", self._hidden_text(), task, count=True)
+        for adapters in self._adapters().values():
+            adapters.freeze()
+
+    def forward(
+        self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = False
+    ) -> Outputs:
+        """Score clips as :meth:`stem` returned them; with one of two modalities missing, by the other alone.
+
+        In training the logits of old classes are NaN unless ``old_scores``. ``fused``, ``audio`` and ``visual`` are
+        unit vectors by the last task's routers, ``prototypes`` those of the last task. There is no attention.
+
+        Raises:
+            ValueError: no modality that the network reads is given.
+        """
+        lower = self._lower(audio, visual)
+        if not lower:
+            raise ValueError(f"a network of modality '{self.modality}' needs at least one modality")
+        prototypes = self._prototypes_by_task()
+        last = len(self.task_sizes) - 1
+        scored = range(last + 1) if self.old_scores or not self.training else [last]
+        scale = self.log_scale.exp()
+        scores, features = [], {}
+        for task in scored:
+            features = self._features(lower, task)
+            scores.append(scale * features["fused"] @ prototypes[task].T)
+        if len(scores) <= last:
+            unknown = torch.full((len(scores[0]), self.classes - self.task_sizes[-1]), torch.nan).to(scores[0])
+            logits = torch.cat([unknown, *scores], dim=1)
+        elif self.posterior is None or not last:
+            logits = torch.cat(scores, dim=1)
+        else:
+            told = self._task_probabilities(lower)
+            logits = torch.cat([told[:, [t]] + score.log_softmax(dim=1) for t, score in enumerate(scores)], dim=1)
+        return Outputs(
+            logits,
+            features["fused"],
+            features.get("audio"),
+            features.get("visual"),
+            scale=scale,
+            prototypes=prototypes[last],
+        )
+
+    @torch.no_grad()
+    def figures(self, clips: Iterable[Batch]) -> dict[str, Any]:
+        """Return the share of clips whose sound is not masked, the share of picks of every expert by tower and place
+        (load), and the mean unit vectors of pictures and of class texts.
+        """
+        self.eval()
+        last = len(self.task_sizes) - 1
+        unmasked, visual = [], []
+        for part in clips:
+            features = self._features(self._lower(part.audio, part.visual), last)
+            unmasked += features["unmasked"].tolist() if "unmasked" in features else []
+            visual.append(features.get("visual", features["fused"]))
+        texts = F.normalize(torch.cat([*self._prototypes_by_task()]), dim=1)
+        figures: dict[str, Any] = {
+            "load": {name: adapters.shares() for name, adapters in self._adapters().items()},
+            "visual_mean": torch.cat(visual).mean(dim=0).tolist(),
+            "text_mean": texts.mean(dim=0).tolist(),
+        }
+        if unmasked:
+            figures["unmasked"] = sum(unmasked) / len(unmasked)
+        return figures
+
+    def _tower(self, name: str) -> Tower:
+        tower = self.towers[name]
+        assert isinstance(tower, Tower)
+        return tower
+
+    def _adapters(self) -> dict[str, TowerAdapters]:
+        return {name: own for name, own in self.adapters.items() if isinstance(own, TowerAdapters)}
+
+    def _shared_parameters(self) -> list[nn.Parameter]:
+        return [self.log_scale, *self.towers.parameters()]
+
+    def _reads(self, name: str, clips: Tensor | None) -> bool:
+        return name in self.towers and clips is not None
+
+    def _first(self, name: str) -> int:
+        """The first place of a tower that has adapters; behind the last where none has."""
+        adapters = self._adapters().get(name)
+        return len(self._tower(name).widths) if adapters is None else adapters.first
+
+    def _below(self, name: str, clips: Tensor | None) -> Tensor:
+        assert clips is not None
+        return self._tower(name).below(clips, self._first(name))
+
+    def _lower(self, audio: Tensor | None, visual: Tensor | None) -> dict[str, Tensor]:
+        """Return what enters the first adapted layers, by modality, of clips as :meth:`stem` returned them."""
+        given = {"audio": audio, "visual": visual}
+        lower = {name: clips for name, clips in given.items() if clips is not None and self._reads(name, clips)}
+        if self.augment is not None and "visual" in lower:
+            pictures = self.augment(lower["visual"]) if self.training else lower["visual"]
+            lower["visual"] = self._below("visual", pictures)
+        return lower
+
+    def _embed(self, name: str, hidden: Tensor, task: int, count: bool = False) -> Tensor:
+        """Return the embedding (B,E) of what enters a tower's first adapted layer, by the routers of ``task``."""
+        adapters = self._adapters().get(name)
+        adapt = None if adapters is None else adapters.of(task, count)
+        return self._tower(name).above(hidden, self._first(name), adapt)
+
+    def _features(self, lower: Mapping[str, Tensor], task: int) -> dict[str, Tensor]:
+        """Return the unit vectors "audio", "visual", "fused" (B,E), and "unmasked" (B,), by the routers of a task."""
+        found = {name: _unit(self._embed(name, hidden, task)) for name, hidden in lower.items()}
+        if len(found) == 1:
+            (found["fused"],) = found.values()
+            return found
+        fused: Fused = self.fusions[task](found["visual"], found["audio"])
+        return found | {"fused": _unit(fused.feature), "unmasked": fused.unmasked}
+
+    def _frozen(self, lower: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features that no training changes: those of the store, or a frozen encoder's embeddings."""
+        found = {}
+        for name, hidden in lower.items():
+            tower = self._tower(name)
+            if isinstance(tower, StoredTower):
+                frozen = hidden.mean(dim=1)
+            else:
+                frozen = tower.above(hidden, self._first(name)).float()
+            found[name] = frozen[:, None, None] if name == "visual" else frozen
+        return found
+
+    @torch.no_grad()
+    def _task_probabilities(self, lower: Mapping[str, Tensor]) -> Tensor:
+        """Return the logarithms of the probabilities (B,T) of the tasks."""
+        assert self.posterior is not None
+        frozen = self._frozen(lower)
+        classes = self.posterior(frozen.get("audio"), frozen.get("visual")).logits.log_softmax(dim=1)
+        return torch.stack([own.logsumexp(dim=1) for own in torch.split(classes, list(self.task_sizes), dim=1)], dim=1)
+
+    def _hidden_text(self) -> Tensor:
+        """Return what enters the text tower's first adapted layer, prompt by prompt of the last task's classes."""
+        if self._text_hidden is None:
+            text = self.text if self.all_prompts else self.text[:, :1]
+            with torch.no_grad():
+                self._text_hidden = self._below("text", text.flatten(0, 1))
+        return self._text_hidden
+
+    def _prototypes_of_last(self) -> Tensor:
+        """Return the prototypes (n,E) of the last task's classes by its own routers; outside training they are kept."""
+        if self._last_prototypes is not None:
+            return self._last_prototypes
+        classes = self.task_sizes[-1]
+        prompts = self._embed("text", self._hidden_text(), len(self.task_sizes) - 1)
+        prompts = prompts.reshape(classes, -1, prompts.shape[-1])
+        prototypes = _unit(_unit(prompts).mean(dim=1)) if self.normalised else prompts.mean(dim=1)
+        if not self.training and not torch.is_grad_enabled():
+            self._last_prototypes = prototypes
+        return prototypes
+
+    def _prototypes_by_task(self) -> Sequence[Tensor]:
+        return [*torch.split(self.prototypes, list(self.task_sizes[:-1])), self._prototypes_of_last()]
+
+
+def _unit(features: Tensor) -> Tensor:
+    """L2-normalise in float32 at least."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
