@@ -422,6 +422,24 @@ def test_a_missing_vocabulary_is_named(tmp_path):
         create_encoders({"clip-tokens": {"weights": str(tmp_path)}})
 
 
+# pixels of one encoder beside the sound of another
+
+
+def test_one_modality_of_an_encoder_can_be_taken():
+    audio, visual = create_encoders("{builtin: {only: audio}, raw: {only: visual, size: 64}}")
+    assert (audio.name, audio.modality) == ("builtin", "audio")
+    assert (visual.name, visual.modality, visual.shape) == ("raw", "visual", (1, 4096, 3))
+    assert "only" not in visual.card()["options"]
+    for wanted, said in (
+        ("{raw: {only: text}}", r"must be a modality that it reads \(audio, visual\), but it is 'text'"),
+        ("builtin,raw", r"both read audio; choose one for each modality, by the option 'only'"),
+        ("{raw: {onyl: visual}}", "has no option 'onyl'"),
+    ):
+        with pytest.raises(McilError, match=said) as raised:
+            create_encoders(wanted)
+        assert "\n" not in str(raised.value)
+
+
 # the network
 
 
