@@ -184,6 +184,37 @@ def feature_discrepancy(
     return total
 
 
+def released_weighted_cross_entropy(logits: Tensor, labels: Tensor, visual: Tensor) -> Tensor:
+    """What MCIL-AudioCLIP's release computes as its weighted contrastive term: the mean cross-entropy.
+
+    ``logits`` (B,C), ``labels`` (B,), ``visual`` (B,D) L2-normalised. With w_ij = cos(v_i, v_j) / 2 + 1/2 each clip's
+    cross-entropy is multiplied by the sum of w_ij over j and divided by it: the weights cancel. Computed as it is
+    written there, ``L_w = mean_i [ sum_j w_ij ce_i / sum_j w_ij ]``.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or visual.shape[:1] != labels.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} must be (B,C), labels {tuple(labels.shape)} (B,) and visual "
+            f"{tuple(visual.shape)} (B,D)"
+        )
+    with torch.autocast(visual.device.type, enabled=False):
+        weights = _widen(visual) @ _widen(visual).T / 2 + 1 / 2
+    losses = F.cross_entropy(_widen(logits), labels, reduction="none")
+    return ((weights * losses[:, None]).sum(dim=1) / weights.sum(dim=1)).mean()
+
+
+def released_mutual_information(first: Tensor, second: Tensor) -> Tensor:
+    """What MCIL-AudioCLIP's release calls mutual information, of features x and y (B,D), summed over the batch.
+
+    ``I = sum over B and D of J (log J - log P - log Q)`` with P = softmax(x), Q = softmax(y), J = softmax(x * y). No
+    joint distribution of anything: for unit vectors it is about B log D, whatever they are, with next to no gradient.
+    """
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(f"the features {tuple(first.shape)} and {tuple(second.shape)} must both be (B,D)")
+    first, second = _widen(first), _widen(second)
+    joint = (first * second).log_softmax(dim=1)
+    return (joint.exp() * (joint - first.log_softmax(dim=1) - second.log_softmax(dim=1))).sum()
+
+
 def _log_similarity(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
     """Return log-probabilities (B,B): for the audio of clip i, how likely the visual of each clip j is."""
     if audio.ndim != 2 or audio.shape != visual.shape:

@@ -18,18 +18,22 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
 
     Args:
         wanted: names with options, ``{"videomae": {"weights": "folder"}, "audiomae": {}}``; or text: names with
-            commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML.
+            commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML. Of encoders that read
+            several modalities the option ``only`` takes one: ``{"raw": {"only": "visual"}}``.
 
     Raises:
-        McilError: an encoder or option is unknown (the nearest name is offered), a value has the wrong type, or two
-            read the same modality.
+        McilError: an encoder or option is unknown (the nearest name is offered), a value has the wrong type, ``only``
+            names a modality that the encoder does not read, or two read the same modality.
     """
     named = _parse(wanted)
     encoders = [encoder for name, options in named.items() for encoder in _create(name, options or {})]
     for modality in ("audio", "visual", "text"):
         same = [encoder.name for encoder in encoders if encoder.modality == modality]
         if len(same) > 1:
-            raise McilError(f"the encoders {' and '.join(same)} both read {modality}; choose one for each modality")
+            raise McilError(
+                f"the encoders {' and '.join(same)} both read {modality}; choose one for each modality, by the option "
+                "'only' where an encoder reads several"
+            )
     return encoders
 
 
@@ -54,6 +58,8 @@ def _parse(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> Mapping[str,
 
 def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
     factory = ENCODERS[name]
+    only = options.get("only")
+    options = {option: value for option, value in options.items() if option != "only"}
     known = list(inspect.signature(factory).parameters)
     types = get_type_hints(factory)
     values = {}
@@ -62,4 +68,13 @@ def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
             has = f"It has: {', '.join(known)}" if known else "It has no options"
             raise McilError(f"encoder '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
         values[option] = checked_option(f"encoder '{name}': option '{option}'", value, types[option])
-    return list(factory(**values))
+    made = list(factory(**values))
+    if only is None:
+        return made
+    kept = [encoder for encoder in made if encoder.modality == only]
+    if not kept:
+        reads = ", ".join(encoder.modality for encoder in made)
+        raise McilError(
+            f"encoder '{name}': option 'only' must be a modality that it reads ({reads}), but it is {only!r}"
+        )
+    return kept

@@ -9,9 +9,11 @@ from mcil.encoders.clip.pixels import normalise, square
 from mcil.encoders.clip.resnet import ResNet
 from mcil.encoders.clip.text import TextTransformer
 from mcil.encoders.clip.tokenizer import Tokenizer
+from mcil.encoders.clip.tokens import ClipTokens
 from mcil.encoders.clip.vision import VisionTransformer
 
 __all__ = [
+    "ClipTokens",
     "ClipTowers",
     "ResNet",
     "TextTransformer",
