@@ -11,17 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mcil.encoders.audioclip import load_audioclip
+from mcil.encoders.clip import load_clip
+from mcil.encoders.tower import Tower
 from mcil.errors import McilError
 from mcil.losses import instance_similarity, task_distillation, weighted_contrastive
 from mcil.memory import SELECTORS, Selection, Selector
 from mcil.methods.base import METHODS, GradientMethod
 from mcil.models import Network
+from mcil.models.backbone import Backbone, pixels, samples, token_ids
 from mcil.models.closed_form import ClosedFormNet
 from mcil.models.closed_form_features import ClipFeatures
 from mcil.models.closed_form_gaussian import DiscriminantNet, NearestMeanNet
+from mcil.models.crops import RandomCrops
 from mcil.models.fusion import AdaptiveFusion, Concatenation, Masking, Sum
 from mcil.models.mixture import TowerAdapters
-from mcil.models.trimodal import Fusion, StoredTower, TrimodalNet
+from mcil.models.trimodal import FIRST_SCALE, Fusion, StoredTower, TrimodalNet
 from mcil.types import Modality, Step
 
 
@@ -40,7 +45,7 @@ class McilAudioClip(GradientMethod):
         adapter_scale: of what an adapter adds.
         fusion: "adaptive" (AAVFM), "concatenation", or "sum".
         masking: when the adaptive fusion masks the sound: "calibrated", "learned", "fixed" or "none".
-        threshold: on the correlation of sound and picture, where it is fixed, and where a learnt one begins.
+        threshold: on the correlation of sound and picture, where it is fixed.
         masked_share: of the training clips that a calibrated threshold masks.
         batch_gate: the mean correlation of a batch decides for all its clips.
         prompts: a class is described by "all" prompts of its text, or by the "first".
@@ -48,6 +53,7 @@ class McilAudioClip(GradientMethod):
         posterior: how tasks are told apart: by a "discriminant" or the "nearest-mean" of frozen features, or "none".
         shared: what all tasks share is trained in the "first-task" or "always".
         projection: learn a projection of each modality into the space of the text; without, all have its width.
+            Towers of an encoder need none.
         weighting: of clips in the contrastive loss: over "classes", over "clips", or "none" (cross-entropy).
         contrastive_weight: of the contrastive loss.
         information_weight: of the agreement (InfoNCE) of the fused features with each modality.
@@ -55,6 +61,11 @@ class McilAudioClip(GradientMethod):
         modality_weight: of the cross-entropy of each modality alone.
         distillation_weight: of the distance to the old classes' scores before the task.
         distillation_temperature: of that.
+        backbone: where the adapters are: beside stored "features"; or inside the towers of "audioclip" (sound, picture,
+            text) or "clip" (picture, text; the sound is a stored feature), of which the store holds raw input.
+        weights: of the backbone: a file or folder, for CLIP also a name on the hub.
+        blocks: how many upper layers of each tower have adapters; 0 is all.
+        augment: whether pictures are cut at random in training. Without, what is below the adapters is computed once.
     """
 
     source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025, repaired"
@@ -76,7 +87,7 @@ class McilAudioClip(GradientMethod):
     dropout: float = 0.1
     adapter_scale: float = 1.0
     fusion: Literal["adaptive", "concatenation", "sum"] = "adaptive"
-    masking: Masking = "calibrated"
+    masking: Masking = "learned"
     threshold: float = 0.8
     masked_share: float = 0.1
     batch_gate: bool = False
@@ -85,13 +96,17 @@ class McilAudioClip(GradientMethod):
     posterior: Literal["discriminant", "nearest-mean", "none"] = "discriminant"
     shared: Literal["first-task", "always"] = "first-task"
     projection: bool = True
-    weighting: Literal["classes", "clips", "none"] = "classes"
+    weighting: Literal["classes", "clips", "none"] = "clips"
     contrastive_weight: float = 0.7
     information_weight: float = 0.3
     temperature: float = 0.07
     modality_weight: float = 0.5
     distillation_weight: float = 0.0
     distillation_temperature: float = 2.0
+    backbone: Literal["features", "audioclip", "clip"] = "features"
+    weights: str = ""
+    blocks: int = 0
+    augment: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be routed or learnt."""
@@ -100,38 +115,42 @@ class McilAudioClip(GradientMethod):
             raise McilError(f"option 'top_k' must be at most 'experts' ({self.experts}), but it is {self.top_k}")
         if not self.masked_share <= 1:
             raise McilError(f"option 'masked_share' must be at most 1, but it is {self.masked_share}")
-        if self.adapters == "none" and not self.projection:
-            raise McilError("with adapters 'none' and no projection there is nothing to learn; choose one of them")
+        if (self.backbone == "features") != (not self.weights):
+            raise McilError("options 'backbone' and 'weights' go together: name the file of the backbone's weights")
 
     @property
     def standardised(self) -> bool:
-        """Features that already lie in the space of the text must stay there."""
-        return self.projection
+        """Raw input, and features that already lie in the space of the text, must stay as they are."""
+        return self.projection and self.backbone == "features"
 
     def rate(self, step: int, steps: int) -> float:
         """Fall from 1 to 0 along half a cosine."""
         return 0.5 * (1 + math.cos(math.pi * step / steps))
 
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> Network:
-        """Return a new network without classes; it gets them with their text."""
-        width = channels["text"]
+        """Return a new network without classes; it gets them with their text.
+
+        Raises:
+            McilError: widths do not fit, or the backbone's weights cannot be read.
+        """
+        everything, scale = self._towers(channels)
         read = [name for name in ("audio", "visual") if name in modality]
-        if not self.projection and any(channels[name] != width for name in read):
-            sizes = ", ".join(f"{name} {channels[name]}" for name in read)
-            raise McilError(f"without a projection all widths must be that of the text ({width}), not {sizes}")
-        towers = {name: StoredTower(channels[name], width if self.projection else None) for name in read}
-        towers["text"] = StoredTower(width, None)
-        adapters = {name: self._adapters(tower) for name, tower in towers.items() if self._adapts(name)}
+        towers = {name: everything[name] for name in (*read, "text")}
+        frozen = {
+            name: channels[name] if isinstance(towers[name], StoredTower) else towers[name].width for name in read
+        }
         return TrimodalNet(
             towers,
-            adapters,
-            self._fusion(width),
-            self._posterior({name: channels[name] for name in read}, modality),
+            {name: self._adapters(tower) for name, tower in towers.items() if self._adapts(name)},
+            self._fusion(towers["text"].width),
+            self._posterior(frozen, modality),
             modality,
             self.shared,
             self.prompts == "all",
             self.prototype == "normalised",
             self.uses_memory or self.distillation_weight > 0,
+            scale,
+            RandomCrops() if self.augment and isinstance(towers.get("visual"), Backbone) else None,
         )
 
     def losses(self, step: Step) -> dict[str, Tensor]:
@@ -167,12 +186,42 @@ class McilAudioClip(GradientMethod):
         similarity = (view[:new] @ view[:new].T + 1) / 2
         return weighted_contrastive(logits, labels, similarity, self.weighting)
 
+    def _towers(self, channels: Mapping[str, int]) -> tuple[dict[str, Tower], float]:
+        """Return the towers of "text" and of the modalities in ``channels``, and what cosines are multiplied by."""
+        if self.backbone == "audioclip":
+            loaded = load_audioclip(self.weights)
+            return {
+                "audio": Backbone(loaded.audio, loaded.sha256, samples),
+                "visual": Backbone(loaded.visual, loaded.sha256, pixels(loaded.visual.size)),
+                "text": Backbone(loaded.text, loaded.sha256, token_ids),
+            }, loaded.scales["visual-text"]
+        towers: dict[str, Tower] = {}
+        scale, width = FIRST_SCALE, channels["text"]
+        if self.backbone == "clip":
+            clip = load_clip(self.weights)
+            towers["visual"] = Backbone(clip.visual, clip.sha256, pixels(clip.visual.size))
+            towers["text"] = Backbone(clip.text, clip.sha256, token_ids)
+            scale, width = clip.scale, clip.text.width
+        stored = {name: count for name, count in channels.items() if name not in towers}
+        if not self.projection and any(count != width for count in stored.values()):
+            sizes = ", ".join(f"{name} {count}" for name, count in stored.items())
+            raise McilError(f"without a projection all features must have the text's width ({width}), not {sizes}")
+        for name, count in stored.items():
+            towers[name] = StoredTower(count, width if self.projection and name != "text" else None)
+        return towers, scale
+
     def _adapts(self, name: str) -> bool:
         return self.adapters == "all" or self.adapters == ("text" if name == "text" else "clips")
 
-    def _adapters(self, tower: StoredTower) -> TowerAdapters:
+    def _adapters(self, tower: Tower) -> TowerAdapters:
+        places = len(tower.widths)
+        if self.blocks > places:
+            raise McilError(
+                f"option 'blocks' is {self.blocks}, but a tower has {places} layers; choose at most so many"
+            )
         return TowerAdapters(
             tower.widths,
+            places - self.blocks if self.blocks else 0,
             experts=self.experts,
             top_k=self.top_k,
             noisy=self.noisy,

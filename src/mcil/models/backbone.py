@@ -113,3 +113,12 @@ def pixels(size: int) -> Prepare:
 def samples(stored: Tensor) -> Tensor:
     """Turn samples int16 (B,N), as the encoder ``raw`` stores them, into floats of the same scale."""
     return stored.float()
+
+
+def token_ids(stored: Tensor) -> Tensor:
+    """Return token ids (B,77), of whatever type a learner kept them in, as whole numbers, up to the last one's end.
+
+    The end-of-text token is the greatest; nothing behind it counts.
+    """
+    ids = stored.long()
+    return ids[:, : int(ids.argmax(dim=1).max()) + 1] if len(ids) else ids

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mcil.models.backbone import as_pictures
 
 _ATTEMPTS = 10
 _SCALE = (0.9, 1.0)
@@ -69,3 +71,14 @@ def _weights(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
     inside = (pixels >= start[:, None]) & (pixels < (start + length)[:, None])
     weights = weights * inside[:, None]
     return weights / weights.sum(dim=2, keepdim=True)
+
+
+class RandomCrops(nn.Module):
+    """Replace each picture by a random box of it, resized: light augmentation, on the device."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pixels uint8 (B,1,H*H,3), as a store holds them, of as many random boxes; see :func:`random_boxes`."""
+        pictures = as_pictures(pixels)
+        side = pictures.shape[-1]
+        cut = resample(pictures, random_boxes(len(pictures), side, pixels.device), side)
+        return cut.to(torch.uint8).permute(0, 2, 3, 1).reshape(pixels.shape)

@@ -43,8 +43,9 @@ class AdaptiveFusion(nn.Module):
     Args:
         width: E.
         masking: "fixed": the threshold is ``threshold``; "calibrated": it is moved in training such that ``share`` of
-            the training clips are masked; "learned": it is a weight, with a soft edge; "none": nothing is masked.
-        threshold: on r, where it is fixed, and where a learnt one begins.
+            the training clips are masked; "learned": it is a weight, which begins at 0, with a soft edge; "none":
+            nothing is masked.
+        threshold: on r, where it is fixed.
         share: of training clips that a calibrated threshold masks.
         batch_gate: the mean of r over the batch decides for all its clips, as in the release; a prediction then
             depends on what else is in the batch.
@@ -55,7 +56,7 @@ class AdaptiveFusion(nn.Module):
     def __init__(
         self,
         width: int,
-        masking: Masking = "calibrated",
+        masking: Masking = "learned",
         threshold: float = 0.8,
         share: float = 0.1,
         batch_gate: bool = False,
@@ -68,7 +69,7 @@ class AdaptiveFusion(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * width, _HIDDEN), nn.LayerNorm(_HIDDEN), nn.ReLU(), last)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        value = torch.tensor(0.0 if masking == "calibrated" else threshold)
+        value = torch.tensor(threshold if masking == "fixed" else 0.0)
         if masking == "learned":
             self.threshold = nn.Parameter(value)
         else:

@@ -21,7 +21,7 @@ from mcil.types import Batch, Modality, Outputs
 Fusion = AdaptiveFusion | Concatenation | Sum
 
 # What cosines are multiplied by at first: CLIP begins with 1 / 0.07.
-_FIRST_SCALE = 1 / 0.07
+FIRST_SCALE = 1 / 0.07
 
 
 class StoredTower(Tower):
@@ -52,9 +52,9 @@ class StoredTower(Tower):
 class TrimodalNet(Network):
     """Score clips by the similarity of their fused embedding to what text says of each class.
 
-    Every task has routers of its own in the adapters (MIFE) and a fusion of its own (AAVFM), which begins as that of the
-    task before; so the embedding of a clip depends on the task whose they are. A class is scored with those of its own
-    task, for clips and for its text alike:
+    Every task has routers of its own in the adapters (MIFE) and a fusion of its own (AAVFM), which begins as that of
+    the task before; so the embedding of a clip depends on the task whose they are. A class is scored with those of its
+    own task, for clips and for its text alike:
 
         z_c = scale * cos(f_t(x), u_c)    for the classes c of task t
 
@@ -77,6 +77,7 @@ class TrimodalNet(Network):
         all_prompts: whether a prototype is the mean over all prompts of a class, or its first prompt's.
         normalised: whether prompts are normalised before the mean, and the mean afterwards; else neither is.
         old_scores: whether classes of old tasks are scored in training too.
+        scale: that cosines are multiplied by at first.
         augment: changes pictures (B,...) as stored at random in training; what is below the adapters is then computed
             anew in every step, otherwise once a task.
     """
@@ -98,6 +99,7 @@ class TrimodalNet(Network):
         all_prompts: bool = True,
         normalised: bool = True,
         old_scores: bool = False,
+        scale: float = FIRST_SCALE,
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -107,7 +109,7 @@ class TrimodalNet(Network):
         self.towers, self.adapters = nn.ModuleDict({**towers}), nn.ModuleDict({**adapters})
         self.posterior = posterior
         self.fusions = nn.ModuleList([fusion])  # one a task
-        self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.task_sizes: tuple[int, ...] = ()
         self.register_buffer("text", torch.zeros(0))  # (n,P,...) of the last task's classes
         self.register_buffer("prototypes", torch.zeros(0, self._tower("text").width))  # of the classes before
@@ -132,7 +134,7 @@ class TrimodalNet(Network):
             if self.shared == "first-task":
                 for parameter in self._shared_parameters():
                     parameter.requires_grad_(False)
-        self.text, self._text_hidden, self._last_prototypes = text.to(device), None, None
+        self.text, self._text_hidden, self._last_prototypes = text.to(device, torch.float32), None, None
         self.task_sizes = (*self.task_sizes, new)
         for adapters in self._adapters().values():
             adapters.grow()
