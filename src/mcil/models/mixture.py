@@ -114,8 +114,12 @@ class Mixture(nn.Module):
         """Return what experts add to ``tokens`` (B,T,D), picked by ``summary`` (B,D) with the router of ``task``."""
         gates = self.gates(summary, task)
         added = torch.zeros_like(tokens)
-        for number in gates.detach().any(dim=0).nonzero().flatten().tolist():
-            added = added + gates[:, number, None, None] * self.experts[number](tokens)
+        for number, expert in enumerate(self.experts[: gates.shape[1]]):
+            weights = gates[:, number, None, None]
+            if tokens.device.type != "cpu":  # to ask a GPU which clips picked it would make the host wait
+                added = added + weights * expert(tokens)
+            elif len(rows := weights.flatten().nonzero().flatten()):
+                added = added.index_add(0, rows, weights[rows] * expert(tokens[rows]))
         return added
 
     @torch.no_grad()
