@@ -145,18 +145,16 @@ def _networks(data: DataSet, prefix: str) -> Section | None:
     table = tables.of_networks(data, prefix)
     if table is None:
         return None
-    shown = set(table.data.columns)
     sayings = {
-        "unmasked": "Sound used: share of the test clips whose sound took part in the fused feature; of the others the "
-        "sound was masked.",
-        "load_imbalance": "Imbalance: of the experts of a tower, 0 where all are picked as often, sqrt(n / k - 1) where "
-        "each clip picks the same k of n (coefficient of variation, mean over places).",
-        "task_similarity": "Similarity: of a task's mean text or picture feature and that of the task before, 0 (opposite) "
-        "to 1 (the same). It describes the data.",
-        "metric": "The release's metrics: computed as the released code of MCIL-AudioCLIP does, only to be set beside its "
-        "numbers. Do not read them as results: they reward unlike tasks, and half of the second is a constant.",
+        "unmasked": "Sound used: share of the test clips whose sound took part in the fused feature, not masked.",
+        "load_imbalance": "Imbalance of the experts of a tower: 0 where all are picked as often, sqrt(n / k - 1) where "
+        "every clip picks the same k of n. Coefficient of variation of their shares, mean over places.",
+        "task_similarity": "Similarity of a task's mean text or picture feature and that of the task before: 0 "
+        "(opposite) to 1 (the same). It describes the data more than the learner.",
+        "metric": "The release's metrics are computed as the code of MCIL-AudioCLIP does, to be set beside its numbers "
+        "only. Do not read them as results: the first rewards unlike tasks, half of the second is a constant.",
     }
-    items = [text for key, text in sayings.items() if any(name.startswith(key) for name in shown)]
+    items = [text for key, text in sayings.items() if any(name.startswith(key) for name in table.data.columns)]
     return Section("Fusion and experts", [table, Bullets("How to read it", items)])
 
 

@@ -240,7 +240,8 @@ def _of_network(run: Run) -> dict[str, float | None]:
         found[f"load_imbalance_{tower}"] = imbalance[-1]
     for modality, similarity in result.get("task_similarity", {}).items():
         found[f"task_similarity_{modality}"] = mean_and_spread(similarity[1:]).mean
-    return found | result.get("released", {})
+    found |= result.get("released", {})
+    return found
 
 
 def costs(data: DataSet, prefix: str = "") -> Table:
