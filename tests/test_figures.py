@@ -97,7 +97,7 @@ def released(
     return run, networks
 
 
-def tested_clips(store: Path) -> Batch:
+def clips_of(store: Path) -> Batch:
     """All test clips, in the order in which a run tests them after its last task."""
     scenario = Scenario(FeatureStore(store), tiny.SIZES)
     return scenario.clips(np.concatenate([task.test for task in scenario.tasks]))
@@ -233,7 +233,7 @@ def test_a_summary_holds_them_and_none_for_what_cannot_be_computed(plain: Run) -
 
 def test_a_trimodal_network_tells_what_its_outputs_show(trimodal: Run, store: Path) -> None:
     learner, network = network_of(trimodal)
-    clips = tested_clips(store)
+    clips = clips_of(store)
     assert learner.scaler is not None
     with torch.no_grad():
         outputs = network(*network.stem(*learner.scaler(clips.audio, clips.visual)))
@@ -277,7 +277,7 @@ def test_shares_of_experts_are_of_all_that_there_are_by_then(trimodal: Run) -> N
 
 def test_a_saved_learner_tells_the_same(trimodal: Run, released: tuple[Run, list[Network]], store: Path) -> None:
     for run, data in ((trimodal, store), (released[0], Path(released[0].result["data"]["store"]))):
-        clips = tested_clips(data)
+        clips = clips_of(data)
         told = Learner.load(run.folder / "learner").figures(clips.audio, clips.visual)
         assert json.dumps(told) == json.dumps(run.figures[-1])
 
@@ -297,7 +297,7 @@ def test_the_release_reads_the_last_batch_and_text_as_it_was_before_the_task(
 ) -> None:
     run, networks = released
     store = FeatureStore(run.result["data"]["store"])
-    clips, text = tested_clips(store.path), read_class_text(store.path)
+    clips, text = clips_of(store.path), read_class_text(store.path)
     assert text is not None
     for task, seen in ((1, 5), (2, 6)):
         prompts = text.of("abcdef"[:seen])[:, -1]
@@ -329,7 +329,7 @@ def test_other_learners_tell_nothing(plain: Run, store: Path) -> None:
     assert not {"unmasked", "load_imbalance", "task_similarity", "released"} & set(plain.result)
     closed = Learner("ncm", training=TRAINING)
     closed.learn(tiny.clips(0, 3), "abc")
-    clips = tested_clips(store)
+    clips = clips_of(store)
     assert closed.figures(clips.audio, clips.visual) == {}
     with pytest.raises(McilError, match="has not learnt anything yet"):
         Learner("av-cil").figures(clips.audio, clips.visual)
