@@ -233,6 +233,25 @@ class Learner:
             temporal.append(part.temporal_attention.float().mean(dim=-1).cpu())
         return Attention(torch.cat(spatial), torch.cat(temporal))
 
+    def figures(self, audio: Tensor | None = None, visual: Tensor | None = None) -> dict[str, Any]:
+        """Return what the network tells besides predictions, by name; {} where it tells nothing.
+
+        Args:
+            audio: (N,D_a) features as stored, of test clips of all classes learnt so far.
+            visual: (N,L,S,D_v) features as stored.
+
+        Returns:
+            JSON values; see :meth:`mcil.models.Network.figures`.
+
+        Raises:
+            McilError: as :meth:`predict`.
+        """
+        network, _ = self._learnt()
+        if isinstance(network, ClosedFormNet):
+            return {}
+        with self._fabric.autocast():
+            return network.figures(self._staged(audio, visual))
+
     def save(self, folder: Path | str) -> None:
         """Write the learner, its exemplars included, to ``folder``/learner.safetensors, atomically."""
         network, scaler = self._learnt()
@@ -311,6 +330,13 @@ class Learner:
 
     def _outputs(self, audio: Tensor | None, visual: Tensor | None, need_attention: bool) -> Iterator[Outputs]:
         """Yield the network's outputs for clips as stored, batch after batch."""
+        network, _ = self._learnt()
+        size = self.training.evaluation_batch_size
+        for staged in self._staged(audio, visual):
+            yield from outputs_in_batches(self._fabric, network, staged, size, need_attention)
+
+    def _staged(self, audio: Tensor | None, visual: Tensor | None) -> Iterator[Batch]:
+        """Yield clips as stored, staged for the network batch after batch."""
         network, scaler = self._learnt()
         given = {name: array for name, array in (("audio", audio), ("visual", visual)) if name in scaler.channels}
         present = [array for array in given.values() if array is not None]
@@ -327,8 +353,7 @@ class Learner:
                 for name, array in given.items()
             }
             clips = Batch(part.get("audio"), part.get("visual"), torch.zeros(count, dtype=torch.int64))
-            staged = stage(self._fabric, scaler, network, clips, size)
-            yield from outputs_in_batches(self._fabric, network, staged, size, need_attention)
+            yield stage(self._fabric, scaler, network, clips, size)
 
     def _missing(self, name: str, count: int) -> Tensor | None:
         """Return what stands for a modality that is not given.

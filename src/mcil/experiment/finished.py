@@ -12,6 +12,7 @@ import yaml
 
 from mcil import metrics
 from mcil.errors import McilError
+from mcil.experiment.folder import RunFolder
 from mcil.experiment.settings import Experiment
 
 
@@ -43,6 +44,15 @@ class Run:
         if not set(metrics.COLUMNS) <= set(predictions.columns):
             raise McilError(f"{self.folder}: its predictions.parquet is not what a run writes; run it again")
         return predictions
+
+    @cached_property
+    def figures(self) -> list[dict[str, Any]]:
+        """What the network told after each task (:meth:`mcil.models.Network.figures`); [] where it tells nothing.
+
+        Raises:
+            McilError: they cannot be read.
+        """
+        return RunFolder(self.folder).read_figures()
 
     @property
     def tested(self) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,27 @@ class RunFolder:
         except (OSError, pl.exceptions.PolarsError) as error:
             raise McilError(f"{self.path}: its predictions are damaged ({error}); delete the folder") from error
         return [kept.filter(pl.col("after_task") == task) for task in range(tasks)]
+
+    @property
+    def _figures_file(self) -> Path:
+        return self.path / "figures.json"
+
+    def write_figures(self, figures: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the network told after each task so far (:meth:`mcil.models.Network.figures`), atomically."""
+        write_json(self._figures_file, figures)
+
+    def read_figures(self) -> list[dict[str, Any]]:
+        """Return what the network told after each task; [] where it tells nothing.
+
+        Raises:
+            McilError: the file is damaged.
+        """
+        if not self._figures_file.exists():
+            return []
+        figures = read_json(self._figures_file, "list of figures")
+        if not isinstance(figures, list) or not all(isinstance(told, dict) for told in figures):
+            raise McilError(f"{self._figures_file}: this is not what a run writes; delete the folder and run it again")
+        return figures
 
 
 class EventLog:

@@ -72,6 +72,8 @@ class _Run:
         else:
             self.learner = learner
         self.predictions = folder.read_predictions(self.finished)
+        told = folder.read_figures()[: self.finished]
+        self.figures = told if len(told) == self.finished else []  # those of all tasks or none
         self.attention = _AttentionRecord(folder.path / "attention.safetensors", scenario, self.finished)
         self.log = EventLog(folder.path / "events.jsonl")
         self.on_event = on_event
@@ -119,8 +121,12 @@ class _Run:
         self.folder.finish_task(task.index)
 
     def _test(self, after_task: int, rows: Rows) -> None:
-        """Predict the test clips with all modalities that the learner reads, with each alone, with each shuffled."""
+        """Predict the test clips with all modalities that the learner reads, with each alone, with each shuffled.
+
+        What the network tells of them besides is kept too.
+        """
         clips = self.scenario.clips(rows)
+        self._tell(after_task, clips)
         predicted: dict[str, Prediction] = {self.experiment.modality: self.learner.predict(clips.audio, clips.visual)}
         if self.experiment.modality == "audio-visual":
             alone = {
@@ -144,6 +150,13 @@ class _Run:
             for inputs, said in predicted.items()
         ]
         self.predictions.append(pl.concat(frames))
+
+    def _tell(self, after_task: int, clips: Batch) -> None:
+        """Keep what the network tells of the test clips, if it does."""
+        figures = self.learner.figures(clips.audio, clips.visual)
+        if figures and len(self.figures) == after_task:
+            self.figures.append(figures)
+            self.folder.write_figures(self.figures)
 
     def _predict_shuffled(self, after_task: int, clips: Batch) -> dict[str, Prediction]:
         """Predict each picture with the sound of another clip; the permutation depends on the seed and the task only.
@@ -171,7 +184,7 @@ class _Run:
             "protocol": experiment.training.protocol,
             "modality": experiment.modality,
             "seed": experiment.seed,
-            **summary(pl.concat(self.predictions), sizes, experiment.modality),
+            **summary(pl.concat(self.predictions), sizes, experiment.modality, self.figures),
             "task_sizes": sizes,
             "class_names": list(scenario.class_names),
             "memory": learner.memory.budget if learner.memory else 0,

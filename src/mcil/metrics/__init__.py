@@ -1,4 +1,4 @@
-"""Every figure that an experiment reports, as pure functions of its predictions.
+"""Every figure that an experiment reports, as pure functions of its predictions and of what its network told.
 
 All accuracies, forgetting and transfer are in percent (0 to 100). What cannot be computed (a task without
 test clips, forgetting with a single task) is NaN, and is left out of the means that would contain it;
@@ -24,6 +24,7 @@ from mcil.metrics.forgetting import (
     forward_transfer,
 )
 from mcil.metrics.intervals import bootstrap_intervals
+from mcil.metrics.network import load_imbalance, network_figures
 from mcil.metrics.outcomes import COLUMNS, SHUFFLED, with_inputs
 from mcil.metrics.significance import PairedTest, clip_contributions, paired_t_test, sign_flip_test
 from mcil.metrics.summary import SCALARS, Spread, mean_and_spread, summary
@@ -47,8 +48,10 @@ __all__ = [
     "forward_transfer",
     "input_accuracy",
     "last_accuracy",
+    "load_imbalance",
     "mean_accuracy",
     "mean_and_spread",
+    "network_figures",
     "paired_t_test",
     "shuffle_drop",
     "sign_flip_test",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from mcil.metrics.forgetting import (
     forgetting_by_task,
 )
 from mcil.metrics.intervals import bootstrap_intervals
+from mcil.metrics.network import network_figures
 from mcil.metrics.outcomes import FloatArray, mean, with_inputs
 
 SCALARS = ("mean_accuracy", "average_forgetting", "final_forgetting", "backward_transfer", "last_accuracy")
@@ -52,13 +53,16 @@ def mean_and_spread(values: Iterable[float | None]) -> Spread:
     return Spread(float(np.mean(known)), deviation, len(known))
 
 
-def summary(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -> dict[str, Any]:
+def summary(
+    predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str, figures: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """All figures of a run, in percent, ready for JSON: what cannot be computed is None.
 
     Args:
         predictions: table with the columns of :data:`mcil.metrics.COLUMNS`.
         task_sizes: number of classes of each task.
         inputs: which predictions count ("audio-visual", say); ``input_accuracy`` and ``shuffle_drop`` read all.
+        figures: what the network told after each task, if it tells anything.
 
     Returns:
         ``mean_accuracy``, ``average_forgetting``, ``final_forgetting``, ``backward_transfer``,
@@ -66,10 +70,11 @@ def summary(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -
         ``forgetting_by_task`` (T-1, None with one task), ``class_accuracy`` (C, after the last task),
         ``input_accuracy`` ({inputs: T values}), ``shuffle_drop`` ({modality: {"mean": over the steps, "last": after the
         last task}}, of the modalities that were shuffled) and ``intervals`` ({figure: [low, high]}, 95 percent over
-        test clips).
+        test clips). With ``figures`` also those of :func:`mcil.metrics.network.network_figures`.
 
     Raises:
-        ValueError: there are no predictions from ``inputs``, or the table is inconsistent.
+        ValueError: there are no predictions from ``inputs``, the table is inconsistent, or there are figures of another
+            number of tasks.
     """
     chosen = with_inputs(predictions, inputs)
     if not len(chosen):
@@ -91,11 +96,14 @@ def summary(predictions: pl.DataFrame, task_sizes: Sequence[int], inputs: str) -
         "input_accuracy": {kind: _plain(values) for kind, values in input_accuracy(predictions, task_sizes).items()},
         "shuffle_drop": {name: {"mean": _plain(mean(drop)), "last": _plain(drop[-1])} for name, drop in drops.items()},
         "intervals": {name: _plain(np.array(interval)) for name, interval in intervals.items()},
+        **(_plain(network_figures(figures, steps, matrix)) if figures else {}),
     }
 
 
-def _plain(values: FloatArray | float) -> Any:
-    """Floats and (nested) lists of floats, None for NaN."""
+def _plain(values: FloatArray | float | Mapping[str, Any]) -> Any:
+    """Floats and (nested) lists of floats, also by name; None for NaN."""
+    if isinstance(values, Mapping):
+        return {name: _plain(value) for name, value in values.items()}
     listed = np.asarray(values).tolist()
     return _without_nan(listed)
 

@@ -57,5 +57,19 @@ class Network(nn.Module, ABC):
         """See them once more when it is trained."""
 
     def figures(self, clips: Iterable[Batch]) -> dict[str, Any]:
-        """Return what is worth telling of the network and of its view of test ``clips``, as JSON values by name."""
+        """Return what is worth telling of the network and of its view of test ``clips``, as JSON values by name.
+
+        Names mean the same in all networks; one leaves out what it has not.
+
+        - ``unmasked``: share of the clips whose sound took part in the fused feature.
+        - ``correlation``: mean over the clips of Pearson's r of the features of sound and picture.
+        - ``visual_mean``: (E,) mean unit vector of the pictures.
+        - ``text_mean``: (E,) mean of what text says of the classes seen so far.
+        - ``nmi_visual``, ``nmi_audio``: of either modality's features and the fused ones of the last batch, as
+          :func:`mcil.metrics.released.normalised_mutual_information` has it.
+        - ``load``: {tower: [[share of the picks of each expert] for each place]} by the routers of the last task.
+
+        Args:
+            clips: as :meth:`stem` returned them, batch by batch: test clips of all classes seen so far.
+        """
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mcil.encoders.clip import ClipTowers, normalise
 from mcil.encoders.tower import Adapt
 from mcil.errors import McilError
-from mcil.metrics.released import normalised_mutual_information
 from mcil.models.backbone import Backbone, as_pictures
 from mcil.models.base import Network
 from mcil.models.crops import random_boxes, resample
+from mcil.models.figures import View, view_figures
 from mcil.models.fusion import correlation
 from mcil.models.mixture import Adapter
 from mcil.types import Batch, Outputs
@@ -162,6 +162,7 @@ class ReleasedNet(Network):
     """
 
     tokens: Tensor
+    text_mean: Tensor
 
     def __init__(self, towers: ClipTowers, audio: int | None) -> None:
         super().__init__()
@@ -172,6 +173,7 @@ class ReleasedNet(Network):
         self.fusion = ReleasedFusion()
         self.audio_layer = None if audio is None else nn.Linear(audio, towers.visual.width).requires_grad_(False)
         self.register_buffer("tokens", torch.zeros(0, 0, towers.text.context, dtype=torch.int32))
+        self.register_buffer("text_mean", torch.zeros(towers.visual.width))  # as the last task began
         self.new = 0
         self._evaluated: Tensor | None = None
 
@@ -199,6 +201,11 @@ class ReleasedNet(Network):
         ids = text.to(self.tokens.device, torch.int32)
         self.tokens = torch.cat([self.tokens.reshape(-1, *ids.shape[1:]), ids])
         self.new, self._evaluated = new, None
+
+    @torch.no_grad()
+    def begin_task(self, clips: Iterable[Batch]) -> None:
+        """Keep the mean of what the last prompts say of all classes, for :meth:`figures`."""
+        self.text_mean = self.encode_text(self.tokens[:, -1]).mean(dim=0)
 
     def train(self, mode: bool = True) -> ReleasedNet:
         """See :meth:`torch.nn.Module.train`; what text says of the classes is computed anew."""
@@ -241,22 +248,31 @@ class ReleasedNet(Network):
 
     @torch.no_grad()
     def figures(self, clips: Iterable[Batch]) -> dict[str, Any]:
-        """Return what the release's second metric reads of test clips, and how near the sound came to being heard.
+        """See :meth:`Network.figures`; two means are what the release's first metric reads.
 
-        ``nmi_visual``, ``nmi_audio``: :func:`mcil.metrics.released.normalised_mutual_information` of the fused features
-        with each modality's, in the last batch; ``correlation``: the greatest that a batch had.
+        ``visual_mean`` is of the last batch alone. ``text_mean`` is of features that are not normalised, by the weights
+        before the last task was trained. ``unmasked`` is 0: where it would not be, the release stops. ``load`` is of
+        the test clips, and of the prompts for evaluation.
         """
-        figures: dict[str, Any] = {}
-        for batch in clips:
-            outputs = self(batch.audio, batch.visual)
-            fused = outputs.fused.cpu()
-            for name, feature in (("visual", outputs.visual), ("audio", outputs.audio)):
-                if feature is not None:
-                    figures[f"nmi_{name}"] = normalised_mutual_information(feature.cpu(), fused)
-            if outputs.audio is not None and outputs.visual is not None:
-                found = float(correlation(outputs.visual, outputs.audio).mean())
-                figures["correlation"] = max(found, figures.get("correlation", found))
-        return figures
+        self.eval()
+        seen = torch.zeros(len(self.visual_adapters.mixtures), _EXPERTS)
+
+        def views() -> Iterator[View]:
+            for batch in clips:
+                outputs = self(batch.audio, batch.visual)
+                seen.add_(_picks(self.visual_adapters))
+                unmasked = None if outputs.audio is None else torch.zeros(len(outputs.fused))
+                yield View(outputs.fused, outputs.visual, outputs.audio, unmasked)
+
+        told = view_figures(views(), last_batch=True)
+        self._known()
+        load = {"visual": seen, "text": _picks(self.text_adapters)}
+        return told | {
+            "text_mean": self.text_mean.tolist(),
+            "load": {
+                name: (picks / picks.sum(dim=1, keepdim=True).clamp_min(1)).tolist() for name, picks in load.items()
+            },
+        }
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """Return the features (n,E), not normalised, of token ids (n,77)."""
@@ -295,3 +311,8 @@ class ReleasedNet(Network):
 def _unit(features: Tensor) -> Tensor:
     """L2-normalise in float32."""
     return F.normalize(features.float(), dim=1)
+
+
+def _picks(adapters: ReleasedAdapters) -> Tensor:
+    """Count the clips that each expert of each place got in the last pass: (places, experts)."""
+    return torch.stack([torch.bincount(mixture.picked, minlength=_EXPERTS).cpu() for mixture in adapters.mixtures])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mcil.encoders.tower import Adapt, Tower
 from mcil.models.base import Network
 from mcil.models.closed_form import ClosedFormNet
+from mcil.models.figures import View, view_figures
 from mcil.models.fusion import AdaptiveFusion, Concatenation, Fused, Sum
 from mcil.models.mixture import TowerAdapters
 from mcil.types import Batch, Modality, Outputs
@@ -222,25 +223,14 @@ class TrimodalNet(Network):
 
     @torch.no_grad()
     def figures(self, clips: Iterable[Batch]) -> dict[str, Any]:
-        """Return the share of clips whose sound is not masked, the share of picks of every expert by tower and place
-        (load), and the mean unit vectors of pictures and of class texts.
-        """
+        """See :meth:`Network.figures`: clips by the last task's routers, ``load`` of its training clips and texts."""
         self.eval()
         last = len(self.task_sizes) - 1
-        unmasked, visual = [], []
-        for part in clips:
-            features = self._features(self._lower(part.audio, part.visual), last)
-            unmasked += features["unmasked"].tolist() if "unmasked" in features else []
-            visual.append(features.get("visual", features["fused"]))
-        texts = F.normalize(torch.cat([*self._prototypes_by_task()]), dim=1)
-        figures: dict[str, Any] = {
+        told = view_figures(View(**self._features(self._lower(part.audio, part.visual), last)) for part in clips)
+        return told | {
+            "text_mean": _unit(torch.cat([*self._prototypes_by_task()])).mean(dim=0).tolist(),
             "load": {name: adapters.shares() for name, adapters in self._adapters().items()},
-            "visual_mean": torch.cat(visual).mean(dim=0).tolist(),
-            "text_mean": texts.mean(dim=0).tolist(),
         }
-        if unmasked:
-            figures["unmasked"] = sum(unmasked) / len(unmasked)
-        return figures
 
     def _tower(self, name: str) -> Tower:
         tower = self.towers[name]

@@ -141,6 +141,23 @@ def _inputs(data: DataSet, prefix: str) -> Section | None:
     return Section("What sound and picture each contribute", [tables.by_inputs(data, prefix)])
 
 
+def _networks(data: DataSet, prefix: str) -> Section | None:
+    table = tables.of_networks(data, prefix)
+    if table is None:
+        return None
+    sayings = {
+        "unmasked": "Sound used: share of the test clips whose sound took part in the fused feature, not masked.",
+        "load_imbalance": "Imbalance of the experts of a tower: 0 where all are picked as often, sqrt(n / k - 1) where "
+        "every clip picks the same k of n. Coefficient of variation of their shares, mean over places.",
+        "task_similarity": "Similarity of a task's mean text or picture feature and that of the task before: 0 "
+        "(opposite) to 1 (the same). It describes the data more than the learner.",
+        "metric": "The release's metrics are computed as the code of MCIL-AudioCLIP does, to be set beside its numbers "
+        "only. Do not read them as results: the first rewards unlike tasks, half of the second is a constant.",
+    }
+    items = [text for key, text in sayings.items() if any(name.startswith(key) for name in table.data.columns)]
+    return Section("Fusion and experts", [table, Bullets("How to read it", items)])
+
+
 def _attention(data: DataSet, prefix: str) -> Section | None:
     blocks = attention.blocks(data, prefix)
     return Section("Where the network looks", blocks) if blocks else None
@@ -192,6 +209,7 @@ SECTIONS: dict[str, Callable[[DataSet, str], Section | None]] = {
     "confusions": _confusions,
     "classes": _classes,
     "inputs": _inputs,
+    "figures": _networks,
     "attention": _attention,
     "costs": _costs,
     "provenance": _provenance,

@@ -23,6 +23,16 @@ TITLES = {
 }
 LOWER_IS_BETTER = frozenset({"average_forgetting", "final_forgetting"})
 INPUT_TITLES = {"audio-visual": "Both", "audio": "Audio only", "visual": "Visual only"}
+NETWORK_TITLES = {
+    "unmasked": "Sound used (%)",
+    "load_imbalance_visual": "Imbalance, visual",
+    "load_imbalance_audio": "Imbalance, audio",
+    "load_imbalance_text": "Imbalance, text",
+    "task_similarity_text": "Similarity, text",
+    "task_similarity_visual": "Similarity, visual",
+    "metric1": "Release's metric 1",
+    "metric2": "Release's metric 2",
+}
 DROP_TITLES = {"audio": "Drop, audio shuffled", "visual": "Drop, visual shuffled"}
 
 
@@ -192,6 +202,46 @@ def _drops(run: Run) -> dict[str, dict[str, float | None]]:
     """What shuffling loses, by modality; nothing in results that are older than the figure."""
     drops: dict[str, dict[str, float | None]] = run.result.get("shuffle_drop", {})
     return drops
+
+
+def of_networks(data: DataSet, prefix: str = "") -> Table | None:
+    """What networks tell besides predictions, of the methods whose networks do; None where none does."""
+    told = {method.name: [_of_network(run) for run in method.runs] for method in data.methods}
+    told = {name: runs for name, runs in told.items() if any(runs)}
+    keys = [key for key in NETWORK_TITLES if any(key in run for runs in told.values() for run in runs)]
+    if not keys:
+        return None
+    rows, records = [], []
+    for name, runs in told.items():
+        spreads = {key: mean_and_spread(run.get(key) for run in runs) for key in keys}
+        rows.append(
+            [Cell(name), *(Cell(said(spread, 1 if key == "unmasked" else 2)) for key, spread in spreads.items())]
+        )
+        record: dict[str, Any] = {"method": name}
+        for key, spread in spreads.items():
+            record |= numbers(key, spread)
+        records.append(record)
+    return Table(
+        f"{prefix}networks",
+        "Means over seeds; of the network after the last task, and similarity as a mean over the tasks but the first.",
+        ["Method", *(NETWORK_TITLES[key] for key in keys)],
+        rows,
+        pl.DataFrame(records, infer_schema_length=None),
+    )
+
+
+def _of_network(run: Run) -> dict[str, float | None]:
+    """What a run's network told, a number by each key of :data:`NETWORK_TITLES`; {} where it told nothing."""
+    result = run.result
+    found: dict[str, float | None] = {}
+    if "unmasked" in result:
+        found["unmasked"] = 100 * result["unmasked"][-1]
+    for tower, imbalance in result.get("load_imbalance", {}).items():
+        found[f"load_imbalance_{tower}"] = imbalance[-1]
+    for modality, similarity in result.get("task_similarity", {}).items():
+        found[f"task_similarity_{modality}"] = mean_and_spread(similarity[1:]).mean
+    found |= result.get("released", {})
+    return found
 
 
 def costs(data: DataSet, prefix: str = "") -> Table:

@@ -17,7 +17,7 @@ _BY_TASK = ("steps", "matrices", "forgetting")
     "table1",
     "Every method",
     "figures",
-    (*_BY_TASK, "confusions", "classes", "inputs", *_ALWAYS),
+    (*_BY_TASK, "confusions", "classes", "inputs", "figures", *_ALWAYS),
 )
 def table1(settings: Settings) -> list[Experiment]:
     """Mean accuracy and forgetting of every method (table 1 of the paper)."""
