@@ -114,6 +114,7 @@ class TrimodalNet(Network):
         self.task_sizes: tuple[int, ...] = ()
         self.register_buffer("text", torch.zeros(0))  # (n,P,...) of the last task's classes
         self.register_buffer("prototypes", torch.zeros(0, self._tower("text").width))  # of the classes before
+        self.register_load_state_dict_post_hook(TrimodalNet._forget)
         self._text_hidden: Tensor | None = None
         self._last_prototypes: Tensor | None = None
 
@@ -147,10 +148,14 @@ class TrimodalNet(Network):
             self.posterior.grow(classes)
 
     def train(self, mode: bool = True) -> TrimodalNet:
-        """Set the mode; what was computed from the weights as they were is forgotten."""
-        self._last_prototypes = None
+        """Set the mode; to train makes what was computed from the weights as they are outdated."""
+        if mode:
+            self._forget()
         super().train(mode)
         return self
+
+    def _forget(self, *loaded: Any) -> None:
+        self._last_prototypes = None
 
     def stem(self, audio: Tensor | None, visual: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return what enters the first layers with adapters; pictures that are augmented stay as they are."""

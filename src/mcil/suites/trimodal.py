@@ -36,7 +36,12 @@ _OPTIONS: dict[str, Mapping[str, Any]] = {
 }
 
 
-@suite("trimodal", "MCIL-AudioCLIP and what it is measured against", "figures", ("steps", "inputs", "runs", "costs"))
+@suite(
+    "trimodal",
+    "MCIL-AudioCLIP and what it is measured against",
+    "figures",
+    ("steps", "inputs", "figures", "runs", "costs"),
+)
 def trimodal(settings: Settings) -> list[Experiment]:
     """MCIL-AudioCLIP from sound, picture and both, by concatenation and with exemplars, beside baselines.
 
@@ -56,7 +61,7 @@ def trimodal(settings: Settings) -> list[Experiment]:
     return [row for row in rows if row.method in settings.methods]
 
 
-@suite("trimodal-parts", "Parts of MCIL-AudioCLIP", "figures", ("steps", "runs", "costs"))
+@suite("trimodal-parts", "Parts of MCIL-AudioCLIP", "figures", ("steps", "figures", "runs", "costs"))
 def trimodal_parts(settings: Settings) -> list[Experiment]:
     """MCIL-AudioCLIP with a part left out or changed: adapters, fusion, text, losses, what tells tasks apart."""
     return [settings.experiment(METHOD, label, options=options) for label, options in _OPTIONS.items()]
