@@ -114,7 +114,6 @@ class TrimodalNet(Network):
         self.task_sizes: tuple[int, ...] = ()
         self.register_buffer("text", torch.zeros(0))  # (n,P,...) of the last task's classes
         self.register_buffer("prototypes", torch.zeros(0, self._tower("text").width))  # of the classes before
-        self.register_load_state_dict_post_hook(TrimodalNet._forget)
         self._text_hidden: Tensor | None = None
         self._last_prototypes: Tensor | None = None
 
@@ -150,12 +149,14 @@ class TrimodalNet(Network):
     def train(self, mode: bool = True) -> TrimodalNet:
         """Set the mode; to train makes what was computed from the weights as they are outdated."""
         if mode:
-            self._forget()
+            self._last_prototypes = None
         super().train(mode)
         return self
 
-    def _forget(self, *loaded: Any) -> None:
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights; what was computed from others is outdated."""
         self._last_prototypes = None
+        return super().load_state_dict(*args, **kwargs)
 
     def stem(self, audio: Tensor | None, visual: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return what enters the first layers with adapters; pictures that are augmented stay as they are."""
