@@ -16,7 +16,6 @@ from mcil.encoders.clip import load_clip
 from mcil.encoders.tower import Tower
 from mcil.errors import McilError
 from mcil.losses import instance_similarity, task_distillation, weighted_contrastive
-from mcil.memory import SELECTORS, Selection, Selector
 from mcil.methods.base import METHODS, GradientMethod
 from mcil.models import Network
 from mcil.models.backbone import Backbone, pixels, samples, token_ids
@@ -245,18 +244,7 @@ class McilAudioClip(GradientMethod):
 @METHODS.register("mcil-audioclip-memory")
 @dataclass(frozen=True)
 class McilAudioClipMemory(McilAudioClip):
-    """The same with exemplars, whose classes compete with the new ones.
-
-    Attributes:
-        selection: how exemplars are chosen.
-    """
+    """The same with exemplars, chosen at random, whose classes compete with the new ones."""
 
     source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025, repaired; with exemplars"
     uses_memory: ClassVar[bool] = True
-
-    selection: Selection = "random"
-
-    @property
-    def selector(self) -> Selector:
-        """Chooses the exemplars of a class."""
-        return SELECTORS[self.selection]
