@@ -114,7 +114,8 @@ class Mixture(nn.Module):
             scores = scores + size * torch.randn_like(scores)
         scores = scores.masked_fill(~self.allowed[task, : scores.shape[1]], -torch.inf)
         best, picked = scores.topk(self.top_k, dim=1)
-        return torch.zeros_like(scores).scatter(1, picked, best.softmax(dim=1))
+        weights = best.softmax(dim=1)  # float32 where autocast widens it
+        return torch.zeros_like(scores, dtype=weights.dtype).scatter(1, picked, weights)
 
     def forward(self, tokens: Tensor, summary: Tensor, task: int) -> Tensor:
         """Return what experts add to ``tokens`` (B,T,D), picked by ``summary`` (B,D) with the router of ``task``."""
