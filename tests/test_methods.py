@@ -296,6 +296,15 @@ def test_it_learns_by_every_protocol(learnt: Learnt, tmp_path: Path, protocol: s
     assert all((accuracy is None) == (protocol == "last") for accuracy in accuracies)
 
 
+def test_it_learns_with_autocast(learnt: Learnt) -> None:
+    learner = learnt.given.learner(training=dataclasses.replace(learnt.given.training, precision="bfloat16"))
+    for _ in range(2):
+        for event in learn_next(learnt.given, learner):
+            assert math.isfinite(event.get("loss", 0))
+    test = learnt.given.clips(0, 5, seed=3)
+    assert probabilities(learner, test.audio, test.visual).isfinite().all()
+
+
 @pytest.mark.parametrize("modality", ["audio", "visual"])
 def test_it_learns_from_one_modality_or_says_that_it_cannot(learnt: Learnt, modality: Modality) -> None:
     given = learnt.given
