@@ -71,7 +71,8 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(made_store: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made_store, tmp_path / "store"))
+    """A copy without text."""
+    return Path(shutil.copytree(made_store, tmp_path / "store", ignore=shutil.ignore_patterns(FILE)))
 
 
 @pytest.mark.parametrize("domain", TEMPLATES)

@@ -23,6 +23,7 @@ from mcil.losses import (
     separated_cross_entropy,
     sigmoid_distillation,
     task_distillation,
+    weighted_contrastive,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -69,6 +70,14 @@ def naive_class(audio: Tensor, visual: Tensor, labels: list[int], tau: float, no
     for i, row in enumerate(rows):
         positives = [row[j] for j in range(len(rows)) if labels[j] == labels[i]]
         total += sum(positives) / (len(rows) if normalize == "batch" else len(positives))
+    return -total / len(rows)
+
+
+def naive_weighted(logits: Tensor, labels: list[int], similarity: list[list[float]], reading: str) -> float:
+    rows, total = [log_softmax(row) for row in logits.tolist()], 0.0
+    for i, weights in enumerate(similarity):
+        likely = [rows[i if reading == "classes" else j][labels[j]] for j in range(len(rows))]
+        total += sum(w * value for w, value in zip(weights, likely, strict=True)) / sum(weights)
     return -total / len(rows)
 
 
@@ -241,6 +250,49 @@ def test_feature_discrepancy_is_what_loops_compute(seed: int, clips: int, width:
     assert plain.item() == pytest.approx(naive_discrepancy(student, teacher, ones), abs=1e-12)
 
 
+@quick
+@given(seeds, sizes, sizes, st.sampled_from(["classes", "clips"]))
+def test_weighted_contrastive_is_what_loops_compute(seed: int, clips: int, classes: int, reading: str) -> None:
+    logits, labels = 5 * normal(seed, clips, classes), whole(seed, classes, clips)
+    weights = normal(seed + 1, clips, clips).abs() + 0.01
+    expected = naive_weighted(logits, labels.tolist(), weights.tolist(), reading)
+    assert weighted_contrastive(logits, labels, weights, reading).item() == pytest.approx(expected, abs=1e-9)
+
+
+@quick
+@given(seeds, st.floats(0.01, 100))
+def test_equal_weights_over_clips_are_the_cross_entropy_and_so_are_those_of_each_clip_alone(
+    seed: int, weight: float
+) -> None:
+    logits, labels = normal(seed, 6, 4), whole(seed, 4, 6)
+    plain, equal, alone = F.cross_entropy(logits, labels), torch.full((6, 6), weight).double(), weight * torch.eye(6)
+    torch.testing.assert_close(weighted_contrastive(logits, labels, equal, "clips"), plain)
+    for reading in ("classes", "clips"):
+        torch.testing.assert_close(weighted_contrastive(logits, labels, alone.double(), reading), plain)
+
+
+@quick
+@given(seeds)
+def test_only_clips_that_look_alike_share_in_each_other_s_class(seed: int) -> None:
+    """With weights within the own class alone the label of every other clip is the own one."""
+    logits, labels = normal(seed, 6, 4), whole(seed, 4, 6)
+    own = (labels[:, None] == labels).double()
+    torch.testing.assert_close(weighted_contrastive(logits, labels, own, "classes"), F.cross_entropy(logits, labels))
+    scaled = own * torch.arange(1, 7)[:, None]
+    torch.testing.assert_close(
+        weighted_contrastive(logits, labels, scaled, "clips"), weighted_contrastive(logits, labels, own, "clips")
+    )
+
+
+@pytest.mark.parametrize("reading", ["classes", "clips"])
+def test_no_gradient_flows_into_what_looks_alike(reading: str) -> None:
+    logits, weights = normal(0, 4, 3).requires_grad_(), normal(1, 4, 4).abs().requires_grad_()
+    weighted_contrastive(logits, whole(0, 3, 4), weights, reading).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() > 0
+    assert weights.grad is None
+
+
 def test_the_margin_of_the_published_nca_cancels_and_that_of_the_paper_counts() -> None:
     logits, labels = normal(0, 4, 5), whole(0, 5, 4)
     assert torch.equal(nca(logits, labels, 0.0), nca(logits, labels, 3.0))
@@ -305,6 +357,8 @@ def test_the_order_of_the_batch_does_not_matter(seed: int, order: list[int]) -> 
                 nca(logits[rows], labels[rows], 0.6),
                 nca(logits[rows], labels[rows], 0.6, "paper"),
                 feature_discrepancy({"audio": audio[rows]}, {"audio": visual[rows]}, {"audio": logits[rows, 0]}),
+                weighted_contrastive(logits[rows], labels[rows], (visual[rows] @ visual[rows].T + 1) / 2),
+                weighted_contrastive(logits[rows], labels[rows], (visual[rows] @ visual[rows].T + 1) / 2, "clips"),
             ]
         )
 
@@ -329,6 +383,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert check(lambda x: nca(x, new_labels, 0.6), (logits,))
     assert check(lambda x: nca(x, new_labels, 0.6, "paper"), (logits,))
     assert check(lambda x: feature_discrepancy({"audio": x}, {"audio": visual.detach()}), (audio,))
+    weights = normal(6, 4, 4).abs()
+    assert check(lambda x: weighted_contrastive(x, new_labels, weights), (logits,))
+    assert check(lambda x: weighted_contrastive(x, new_labels, weights, "clips"), (logits,))
 
 
 @pytest.mark.parametrize("label", [0, 4])
@@ -387,8 +444,10 @@ def test_losses_are_float32_under_autocast_and_from_narrow_types() -> None:
             nca(logits.bfloat16(), labels, 0.6),
             nca(logits.bfloat16(), labels, 0.6, "paper"),
             feature_discrepancy({"audio": audio.bfloat16()}, {"audio": visual.half()}),
+            weighted_contrastive(logits.bfloat16(), labels, torch.ones(8, 8).bfloat16()),
+            weighted_contrastive(logits.bfloat16(), labels, torch.ones(8, 8).bfloat16(), "clips"),
         ]
-    assert [loss.dtype for loss in narrow] == [torch.float32] * 10
+    assert [loss.dtype for loss in narrow] == [torch.float32] * 12
     torch.testing.assert_close(narrow[0], exact, rtol=0.05, atol=0.0)
 
 
@@ -424,6 +483,11 @@ def test_wrong_shapes_and_options_are_refused() -> None:
     for other in (audio[:1], audio[:, :1]):
         with pytest.raises(ValueError, match=r"visual features of student .* and teacher .* differ"):
             feature_discrepancy({"visual": audio}, {"visual": other})
+    for wrong, similarity in ((labels[:3], torch.ones(4, 4)), (labels, torch.ones(4, 3)), (labels, torch.ones(4))):
+        with pytest.raises(ValueError, match=r"must be \(B,C\), \(B,\) and \(B,B\)"):
+            weighted_contrastive(audio, wrong, similarity)
+    with pytest.raises(ValueError, match="'classes' or 'clips', not 'rows'"):
+        weighted_contrastive(audio, labels, torch.ones(4, 4), "rows")
 
 
 @pytest.fixture(params=[1, 2])

@@ -1,5 +1,6 @@
 """What every registered method must do: the contract that a new method is held to by being there.
 
+What each is given stands in `tests/tiny_methods.py`.
 A method that lives elsewhere is held to it too: `pytest tests/test_methods.py -p my_method -k my-method`.
 """
 
@@ -29,11 +30,10 @@ from mcil.experiment.single import run_single
 from mcil.files import read_tensors
 from mcil.learner import Learner
 from mcil.memory import SELECTORS
-from mcil.methods import METHODS, Method, ReplayMethod, create_method
+from mcil.methods import METHODS, GradientMethod, Method, create_method
 from mcil.models import AudioVisualNet
 from mcil.types import Modality, Rows
-
-MEMORY = 13
+from tiny_methods import MEMORY, Given, given
 
 
 class AuditedStore(FeatureStore):
@@ -72,6 +72,7 @@ class Audited(Experiment):
 class Learnt:
     """One method's run over three unequal tasks, of which the last brings one class."""
 
+    given: Given
     method: Method
     events: list[dict[str, Any]]
     result: dict[str, Any]
@@ -82,37 +83,37 @@ class Learnt:
         return Learner.load(self.folder / "learner")
 
 
-def quick(name: str) -> dict[str, Any]:
-    """Return options that make a method quick on tiny clips: projections of few features."""
-    return {"width": 32} if any(field.name == "width" for field in dataclasses.fields(METHODS[name])) else {}
+def experiment(given: Given, **changes: Any) -> Experiment:
+    values = {"method": given.name, "options": given.options, "memory": MEMORY, "training": given.training}
+    return tiny.experiment(given.store, **values | changes)
 
 
-def learn(name: str, store: Path, folder: Path, protocol: str = "strict", seed: int = 0) -> Learnt:
-    method = create_method(name, quick(name))
-    audited = AuditedStore(store, method.cumulative, method.cumulative or protocol == "published")
-    training = dataclasses.replace(tiny.TRAINING, protocol=protocol)
-    plain = tiny.experiment(store, method=name, options=quick(name), memory=MEMORY, training=training, seed=seed)
+def learn(given: Given, folder: Path, protocol: str = "strict", seed: int = 0) -> Learnt:
+    method = create_method(given.name, given.options)
+    audited = AuditedStore(given.store, method.cumulative, method.cumulative or protocol == "published")
+    plain = experiment(given, training=dataclasses.replace(given.training, protocol=protocol), seed=seed)
     values = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
-    experiment = Audited(**values, audited=[audited])
+    watched = Audited(**values, audited=[audited])
     events: list[dict[str, Any]] = []
 
     def note(event: dict[str, Any]) -> None:
         events.append(event)
         audited.task += event["event"] == "task"
 
-    result = run_single(experiment, RunFolder(folder), note)
+    result = run_single(watched, RunFolder(folder), note)
     assert audited.reads > 0
-    return Learnt(method, events, result, folder, experiment.scenario())
+    return Learnt(given, method, events, result, folder, watched.scenario())
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_store(tmp_path_factory.mktemp("methods") / "store").path
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what methods are given."""
+    return tmp_path_factory.mktemp("given")
 
 
 @pytest.fixture(scope="module", params=METHODS.names())
-def learnt(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    return learn(request.param, store, tmp_path_factory.mktemp("methods") / "run")
+def learnt(request: pytest.FixtureRequest, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    return learn(given(request.param, made), tmp_path_factory.mktemp("methods") / "run")
 
 
 def probabilities(learner: Learner, audio: Tensor | None, visual: Tensor | None) -> Tensor:
@@ -127,7 +128,7 @@ def test_it_learns_unequal_tasks_with_finite_losses_and_reads_no_old_row(learnt:
             ("fit", task, count) for task, count in enumerate(clips)
         ]
     else:
-        assert [event["event"] for event in told] == ["epoch"] * len(tiny.SIZES) * tiny.TRAINING.epochs
+        assert [event["event"] for event in told] == ["epoch"] * len(tiny.SIZES) * learnt.given.training.epochs
         for event in told:
             assert event["losses"]
             assert all(math.isfinite(loss) for loss in event["losses"].values())
@@ -160,16 +161,19 @@ def test_its_memory_stays_within_the_budget(learnt: Learnt) -> None:
     assert learnt.result["memory"] == MEMORY
 
 
-def test_shuffling_either_modality_changes_its_predictions(learnt: Learnt) -> None:
+def test_shuffling_a_modality_changes_its_predictions_and_one_that_it_does_not_read_no_bit(learnt: Learnt) -> None:
     clips = learnt.scenario.clips(np.concatenate([task.test for task in learnt.scenario.tasks]))
     assert clips.audio is not None
     assert clips.visual is not None
     learner, turn = learnt.learner(), torch.arange(len(clips)).roll(5)
     together = probabilities(learner, clips.audio, clips.visual)
-    for shuffled in (
-        probabilities(learner, clips.audio[turn], clips.visual),
-        probabilities(learner, clips.audio, clips.visual[turn]),
-    ):
+    sound = probabilities(learner, clips.audio[turn], clips.visual)
+    changed = [probabilities(learner, clips.audio, clips.visual[turn])]
+    if learnt.given.hears:
+        changed.append(sound)
+    else:
+        assert torch.equal(sound, together)
+    for shuffled in changed:
         # Of logarithms, since a method may be too sure of itself for probabilities to tell.
         change = together.clamp_min(1e-30).log() - shuffled.clamp_min(1e-30).log()
         assert change.abs().amax() > 1e-3
@@ -178,31 +182,32 @@ def test_shuffling_either_modality_changes_its_predictions(learnt: Learnt) -> No
     torch.testing.assert_close(both, together[turn])
 
 
-def learn_next(learner: Learner, checkpoint: Path | None = None, **task: Any) -> list[dict[str, Any]]:
+def learn_next(given: Given, learner: Learner, checkpoint: Path | None = None, count: int = 8) -> list[dict[str, Any]]:
     """Let a learner learn the next of the tasks abc, de, f, and return what it told."""
     events: list[dict[str, Any]] = []
     old, names = len(learner.class_names), ("abc", "de", "f")[len(learner.task_sizes)]
     seen = old + len(names)
-    train = tiny.clips(0 if learner.method.cumulative else old, seen, **{"count": 8} | task)
-    learner.learn(train, names, tiny.clips(old, seen, 3, seed=2), checkpoint, events.append)
+    train = given.clips(0 if learner.method.cumulative else old, seen, count)
+    validation = given.clips(old, seen, 3, seed=2)
+    learner.learn(train, names, validation, checkpoint, events.append, given.text[old:seen])
     return [{name: value for name, value in event.items() if name != "seconds"} for event in events]
 
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_what_is_loaded_predicts_the_same_and_learns_on_the_same(learnt: Learnt, tmp_path: Path, after: int) -> None:
     """Stored logits, means of exemplars and whatever else a method keeps are saved with it."""
-    name = learnt.result["method"]
-    kept = Learner(name, quick(name), memory=MEMORY, training=tiny.TRAINING)
+    given = learnt.given
+    kept = given.learner()
     for _ in range(after):
-        learn_next(kept)
+        learn_next(given, kept)
     kept.save(tmp_path / "a")
     loaded = Learner.load(tmp_path / "a")
     assert tiny.saved(loaded, tmp_path / "b") == (tmp_path / "a" / "learner.safetensors").read_bytes()
-    test = tiny.clips(0, len(kept.class_names), seed=3)
+    test = given.clips(0, len(kept.class_names), seed=3)
     for audio, visual in ((test.audio, test.visual), (test.audio, None), (None, test.visual)):
         assert torch.equal(probabilities(kept, audio, visual), probabilities(loaded, audio, visual))
     while len(kept.task_sizes) < 3:
-        assert learn_next(kept) == learn_next(loaded)
+        assert learn_next(given, kept) == learn_next(given, loaded)
         assert tiny.saved(kept, tmp_path / "c") == tiny.saved(loaded, tmp_path / "d")
     assert torch.equal(probabilities(kept, test.audio, test.visual), probabilities(loaded, test.audio, test.visual))
 
@@ -213,15 +218,15 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
     """In every task: from the middle of an epoch, from its end, and from the middle of the next."""
     if learnt.method.closed_form:
         pytest.skip("a pass takes seconds, and is done again")
-    name = learnt.result["method"]
-    training = dataclasses.replace(tiny.TRAINING, epochs=2, checkpoint_seconds=0.0, modality_dropout=0.5)
-    learner = Learner(name, quick(name), memory=MEMORY, training=training)
+    given = learnt.given
+    training = dataclasses.replace(given.training, epochs=2, checkpoint_seconds=0.0, modality_dropout=0.5)
+    learner = given.learner(training=training)
     for task in range(3):
         before = tmp_path / f"before-{task}"
         if task:
             learner.save(before)
         with copied_checkpoints(monkeypatch, tmp_path / f"task-{task}") as checkpoints:
-            whole = learn_next(learner, tmp_path / f"checkpoint-{task}", count=13)
+            whole = learn_next(given, learner, tmp_path / f"checkpoint-{task}", count=13)
         expected = tiny.saved(learner, tmp_path / "whole")
         steps = len(checkpoints) // training.epochs
         assert steps > 1
@@ -232,16 +237,14 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
         ):
             reached = read_tensors(path, "checkpoint")[1]["place"]
             assert (reached["epoch"], reached["step"]) == place
-            fresh = Learner(name, quick(name), memory=MEMORY, training=training)
-            again = Learner.load(before) if task else fresh
-            assert learn_next(again, path, count=13) == whole[place[0] :]
+            again = Learner.load(before) if task else given.learner(training=training)
+            assert learn_next(given, again, path, count=13) == whole[place[0] :]
             assert tiny.saved(again, tmp_path / "again") == expected
 
 
-def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(learnt: Learnt, store: Path, tmp_path: Path) -> None:
+def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(learnt: Learnt, tmp_path: Path) -> None:
     """In the first task, in the second, between that and its keeping, in the last."""
-    name = learnt.result["method"]
-    experiment = tiny.experiment(store, method=name, options=quick(name), memory=MEMORY)
+    again = experiment(learnt.given)
     folder, told = RunFolder(tmp_path / "run"), sum(event["task"] == 0 for event in learnt.events)
 
     class DiedError(Exception):
@@ -255,8 +258,8 @@ def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(learnt: Learnt
                 raise DiedError
 
         with pytest.raises(DiedError):
-            run_single(experiment, folder, die)
-    result = run_single(experiment, folder, lambda event: None)
+            run_single(again, folder, die)
+    result = run_single(again, folder, lambda event: None)
     assert result["accuracy_matrix"] == learnt.result["accuracy_matrix"]
     for file in ("learner/learner.safetensors", "predictions.parquet"):
         assert (folder.path / file).read_bytes() == (learnt.folder / file).read_bytes()
@@ -278,30 +281,43 @@ def copied_checkpoints(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterato
         yield kept
 
 
-def test_equal_seeds_give_equal_results_and_others_differ(learnt: Learnt, store: Path, tmp_path: Path) -> None:
-    name = learnt.result["method"]
-    same, other = (learn(name, store, tmp_path / str(seed), seed=seed) for seed in (0, 1))
+def test_equal_seeds_give_equal_results_and_others_differ(learnt: Learnt, tmp_path: Path) -> None:
+    same, other = (learn(learnt.given, tmp_path / str(seed), seed=seed) for seed in (0, 1))
     for file in ("learner/learner.safetensors", "predictions.parquet"):
         assert (same.folder / file).read_bytes() == (learnt.folder / file).read_bytes()
         assert learnt.method.closed_form or (other.folder / file).read_bytes() != (learnt.folder / file).read_bytes()
 
 
 @pytest.mark.parametrize("protocol", ["published", "last"])
-def test_it_learns_by_every_protocol(learnt: Learnt, store: Path, tmp_path: Path, protocol: str) -> None:
-    again = learn(learnt.result["method"], store, tmp_path / "run", protocol)
+def test_it_learns_by_every_protocol(learnt: Learnt, tmp_path: Path, protocol: str) -> None:
+    again = learn(learnt.given, tmp_path / "run", protocol)
     accuracies = [event["validation_accuracy"] for event in again.events if event["event"] == "epoch"]
     assert bool(accuracies) != again.method.closed_form
     assert all((accuracy is None) == (protocol == "last") for accuracy in accuracies)
 
 
-@pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_it_learns_from_one_modality(learnt: Learnt, modality: Modality) -> None:
-    name = learnt.result["method"]
-    learner = Learner(name, quick(name), memory=MEMORY, modality=modality, training=tiny.TRAINING)
-    for _ in range(3):
-        for event in learn_next(learner):
+def test_it_learns_with_autocast(learnt: Learnt) -> None:
+    learner = learnt.given.learner(training=dataclasses.replace(learnt.given.training, precision="bfloat16"))
+    for _ in range(2):
+        for event in learn_next(learnt.given, learner):
             assert math.isfinite(event.get("loss", 0))
-    test = tiny.clips(0, 6, seed=3)
+    test = learnt.given.clips(0, 5, seed=3)
+    assert probabilities(learner, test.audio, test.visual).isfinite().all()
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_it_learns_from_one_modality_or_says_that_it_cannot(learnt: Learnt, modality: Modality) -> None:
+    given = learnt.given
+    learner = given.learner(modality=modality)
+    if modality not in given.modalities:
+        with pytest.raises(McilError, match=f"method '{given.name}' .* use modality") as error:
+            learn_next(given, learner)
+        assert "\n" not in str(error.value)
+        return
+    for _ in range(3):
+        for event in learn_next(given, learner):
+            assert math.isfinite(event.get("loss", 0))
+    test = given.clips(0, 6, seed=3)
     assert test.audio is not None
     assert test.visual is not None
     assert learner.attention(test.audio, test.visual) is None
@@ -367,14 +383,14 @@ def test_wrong_options_are_one_line(name: str, options: dict[str, Any], message:
     assert "\n" not in str(error.value)
 
 
-REPLAY = [name for name in METHODS.names() if issubclass(METHODS[name], ReplayMethod)]
+REPLAY = [name for name in METHODS.names() if METHODS[name].uses_memory]
 
 
 @pytest.mark.parametrize("name", REPLAY)
 def test_every_method_with_exemplars_lets_them_be_chosen(name: str) -> None:
     for selection, selector in SELECTORS.items():
         method = create_method(name, {"selection": selection})
-        assert isinstance(method, ReplayMethod)
+        assert isinstance(method, GradientMethod)
         assert method.selector is selector
 
 
@@ -384,11 +400,12 @@ def test_methods_of_papers_with_herding_choose_by_herding(name: str) -> None:
 
 
 @pytest.mark.parametrize("selection", ["random", "herding"])
-def test_exemplars_are_those_that_the_selection_takes(selection: str) -> None:
+def test_exemplars_are_those_that_the_selection_takes(selection: str, made: Path) -> None:
     """Of each new class, by the features of the network that has just learnt it."""
-    learner = Learner("er", {"selection": selection}, memory=MEMORY, training=tiny.TRAINING)
+    er = dataclasses.replace(given("er", made), options={"selection": selection})
+    learner = er.learner()
     for task, (first, last) in enumerate(((0, 3), (3, 5))):
-        learn_next(learner)
+        learn_next(er, learner)
         assert learner.memory is not None
         train, quota = tiny.clips(first, last), MEMORY // last
         assert train.audio is not None

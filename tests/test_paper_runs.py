@@ -1,4 +1,4 @@
-"""The runs of MCIL-AudioCLIP's paper by the two commands that the documentation gives, with tiny weights and made data."""
+"""The runs of MCIL-AudioCLIP's paper by the two commands that the documentation gives: tiny weights, made data."""
 
 from __future__ import annotations
 

@@ -450,10 +450,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(weights):
-    """Token ids (6,36,77) of the classes a..f."""
-    encoder = tiny_released.text_encoder(weights)
-    prompts = prompts_for("abcdef", tiny_released.DOMAIN)
-    return torch.stack([torch.from_numpy(encoder.encode(row)) for row in prompts])
+    return tiny_released.text(weights)
 
 
 @pytest.fixture

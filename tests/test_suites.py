@@ -383,6 +383,26 @@ def test_every_suite_makes_experiments_and_says_what_it_is(folder: Path) -> None
     assert with_memory == {name for name in METHODS.names() if METHODS[name].uses_memory}
 
 
+def test_by_default_the_methods_are_those_that_can_learn_from_the_store(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text that is added later brings those that read it; what needs weights runs only where it is named."""
+    wide = "{ranpac: {options: {width: 32}}, acil: {options: {width: 32}}, acil-av: {options: {width: 32}}}"
+    command = f"bench table1 {SHORT} --data store --seeds 0 --per_method '{wide}'"
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "store", "store", ignore=shutil.ignore_patterns("text.safetensors"))
+    plain = [name for name in METHODS.names() if not METHODS[name].uses_text]
+    reading = [name for name in METHODS.names() if METHODS[name].uses_text and not METHODS[name].needs_weights]
+    for expected in (plain, [*plain, *reading]):
+        said = call(command)
+        assert said.code == 0, said
+        table = pl.read_csv("bench/table1/table.csv")
+        assert sorted(table["label"]) == sorted(expected)
+        assert table["label"][-1] == "oracle"
+        assert set(table["failed"]) == {0}
+        shutil.copy(folder / "store" / "text.safetensors", "store")
+
+
 def test_settings_of_single_methods() -> None:
     own = {
         "av-cil": {"epochs": {"audio": 7, "audio-visual": 9}, "options": {"temperature": 0.1}, "learning_rate": 0.5},

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mcil.data.class_text import ClassText, write_class_text
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.experiment import Experiment
@@ -18,6 +20,7 @@ from mcil.types import Batch, Rows
 CLASSES = 6
 SIZES = (3, 2, 1)
 AUDIO, FRAMES, PATCHES, VISUAL = 8, 2, 4, 12
+PROMPTS, TEXT = 3, 10
 COUNTS = {"train": 8, "val": 3, "test": 4}
 TRAINING = TrainingOptions(
     epochs=3, batch_size=6, exemplar_batch_size=4, evaluation_batch_size=7, learning_rate=0.01, device="cpu"
@@ -41,14 +44,23 @@ def clips(first: int, last: int, count: int = 8, seed: int = 1) -> Batch:
     return Batch(torch.from_numpy(audio), torch.from_numpy(visual), torch.from_numpy(labels))
 
 
+def text(first: int, last: int) -> Tensor:
+    """Return embeddings (n,3,10) of the classes ``first .. last - 1``: noise around a place of each class's own."""
+    made = np.random.default_rng(4)
+    values = made.normal(size=(CLASSES, 1, TEXT)) + 0.3 * made.normal(size=(CLASSES, PROMPTS, TEXT))
+    return torch.from_numpy(values.astype(np.float32))[first:last]
+
+
 def make_store(path: Path, counts: dict[str, int] | None = None, seed: int = 0) -> FeatureStore:
-    """Write a store of the classes a..f with as many clips of each class in each split as ``counts`` says."""
+    """Write a store of the classes a..f with as many clips of each class in each split as ``counts`` says, and text."""
     counts = COUNTS if counts is None else counts
     numbers = np.array([number for number in range(CLASSES) for _ in range(sum(counts.values()))])
     splits = [split for _ in range(CLASSES) for split, count in counts.items() for _ in range(count)]
     audio, visual = features(numbers, seed)
     labels = ["abcdef"[number] for number in numbers]
-    return FeatureStore.write(path, labels=labels, splits=splits, audio=audio, visual=visual)
+    store = FeatureStore.write(path, labels=labels, splits=splits, audio=audio, visual=visual)
+    write_class_text(path, ClassText.given("abcdef", text(0, CLASSES).numpy(), {"name": "made"}))
+    return store
 
 
 def scenario(path: Path) -> Scenario:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import tiny
 import tiny_towers
 from mcil.data.class_text import describe_store
 from mcil.data.store import FeatureStore
 from mcil.encoders import TextEncoder, create_encoders
+from mcil.encoders.prompts import prompts_for
 from mcil.types import Batch
 
 AUDIO, SIDE, DOMAIN = 1024, tiny_towers.SIZE, "released-imagenet-esc"
@@ -47,6 +49,12 @@ def text_encoder(folder: Path) -> TextEncoder:
     (encoder,) = create_encoders({"clip-tokens": {"weights": str(folder)}})
     assert isinstance(encoder, TextEncoder)
     return encoder
+
+
+def text(folder: Path) -> Tensor:
+    """Return token ids (6,36,77) of the classes a..f, by the vocabulary in ``folder``."""
+    encoder = text_encoder(folder)
+    return torch.stack([torch.from_numpy(encoder.encode(row)) for row in prompts_for("abcdef", DOMAIN)])
 
 
 def make_store(path: Path, folder: Path, counts: dict[str, int] | None = None, seed: int = 0) -> FeatureStore:

@@ -257,5 +257,6 @@ def weighted_contrastive(
     if reading == "classes":
         return -(weights * likelihood[:, labels]).sum(dim=1).mean()
     if reading == "clips":
-        return -(weights @ likelihood.gather(1, labels[:, None])).mean()
+        # No matrix product: autocast would narrow it.
+        return -(weights * likelihood.gather(1, labels[:, None]).T).sum(dim=1).mean()
     raise ValueError(f"reading must be 'classes' or 'clips', not {reading!r}")

@@ -36,6 +36,7 @@ class Method(ABC):
       (joint training, the upper bound).
     - ``closed_form``: whether it is fitted in one pass.
     - ``uses_text``: reads text about the classes.
+    - ``needs_weights``: learns inside an encoder, whose weights a user has to fetch; never run unless it is named.
     - ``above_zero``: options that cannot be 0. No number among the options can be negative.
     """
 
@@ -44,6 +45,7 @@ class Method(ABC):
     cumulative: ClassVar[bool] = False
     closed_form: ClassVar[bool] = False
     uses_text: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
     above_zero: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

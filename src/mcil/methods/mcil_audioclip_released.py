@@ -36,6 +36,7 @@ class McilAudioClipReleased(GradientMethod):
 
     source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025; the released code"
     uses_text: ClassVar[bool] = True
+    needs_weights: ClassVar[bool] = True
 
     weights: str = DEFAULT
 

@@ -49,9 +49,10 @@ class Mixture(nn.Module):
     A task brings ``experts`` new adapters and a router of its own over all adapters there are. For each clip the
     router picks the ``top_k`` with the greatest scores, and what they add is weighted by the softmax of these scores.
     In training noise of a learnt size is added to the scores. After a task its router is frozen, and so is each
-    expert that it picked for any of the task's clips: what a task computes never changes later. An expert that was
-    never picked stays free for the next task. Source: Yu et al., "Boosting Continual Learning of Vision-Language
-    Models via Mixture-of-Experts Adapters", CVPR 2024, with this rule of freezing in the place of theirs.
+    expert that it picked for any of the task's clips. It picks no others from then on: what a task computes never
+    changes later. An expert that was never picked stays free for the next task. Source: Yu et al., "Boosting Continual
+    Learning of Vision-Language Models via Mixture-of-Experts Adapters", CVPR 2024, with this rule of freezing in the
+    place of theirs.
 
     Args:
         width: D of the tokens.
@@ -62,6 +63,7 @@ class Mixture(nn.Module):
     """
 
     frozen: Tensor
+    allowed: Tensor
     load: Tensor
 
     def __init__(
@@ -83,6 +85,7 @@ class Mixture(nn.Module):
         self.routers = nn.ParameterList()
         self.noises = nn.ParameterList()
         self.register_buffer("frozen", torch.zeros(0, dtype=torch.bool))
+        self.register_buffer("allowed", torch.zeros(0, 0, dtype=torch.bool))  # (T,N): what a task's router may pick
         self.register_buffer("load", torch.zeros(0, 0))
 
     def grow(self) -> None:
@@ -94,6 +97,8 @@ class Mixture(nn.Module):
         self.routers.append(nn.Parameter((_ROUTER_SPREAD * torch.randn(self.width, count)).to(device)))
         self.noises.append(nn.Parameter(torch.zeros(self.width, count, device=device)))
         self.frozen = F.pad(self.frozen, (0, self.new_experts))
+        self.allowed = F.pad(self.allowed, (0, self.new_experts, 0, 1))
+        self.allowed[-1] = True
         self.load = F.pad(self.load, (0, self.new_experts, 0, 1))
         for expert, frozen in zip(self.experts, self.frozen.tolist(), strict=True):
             expert.requires_grad_(not frozen)
@@ -107,8 +112,10 @@ class Mixture(nn.Module):
         if self.training and self.noisy:
             size = F.softplus(summary @ self.noises[task]) + _LEAST_NOISE
             scores = scores + size * torch.randn_like(scores)
+        scores = scores.masked_fill(~self.allowed[task, : scores.shape[1]], -torch.inf)
         best, picked = scores.topk(self.top_k, dim=1)
-        return torch.zeros_like(scores).scatter(1, picked, best.softmax(dim=1))
+        weights = best.softmax(dim=1)  # float32 where autocast widens it
+        return torch.zeros_like(scores, dtype=weights.dtype).scatter(1, picked, weights)
 
     def forward(self, tokens: Tensor, summary: Tensor, task: int) -> Tensor:
         """Return what experts add to ``tokens`` (B,T,D), picked by ``summary`` (B,D) with the router of ``task``."""
@@ -128,8 +135,9 @@ class Mixture(nn.Module):
         self.load[-1] += (self.gates(summary, len(self.routers) - 1) > 0).sum(dim=0)
 
     def freeze(self) -> None:
-        """End a task: freeze each expert that was counted. They stay so."""
-        self.frozen |= self.load[-1] > 0
+        """End a task: freeze each expert that was counted, and let the task's router pick no other. They stay so."""
+        self.allowed[-1] = self.load[-1] > 0
+        self.frozen |= self.allowed[-1]
 
     def shares(self) -> list[float]:
         """Return which share of the last task's picks each expert got; equal shares are perfect balance."""

@@ -109,7 +109,8 @@ class TrimodalNet(Network):
         self.old_scores, self.augment = old_scores, augment
         self.towers, self.adapters = nn.ModuleDict({**towers}), nn.ModuleDict({**adapters})
         self.posterior = posterior
-        self.fusions = nn.ModuleList([fusion])  # one a task
+        # One a task; with a single modality they are never asked, and so nothing of them is trained.
+        self.fusions = nn.ModuleList([fusion.requires_grad_(modality == "audio-visual")])
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.task_sizes: tuple[int, ...] = ()
         self.register_buffer("text", torch.zeros(0))  # (n,P,...) of the last task's classes

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcil.data.benchmarks import BENCHMARKS
+from mcil.data.class_text import read_class_text
 from mcil.data.scenario import Missing, Scenario
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError
@@ -51,7 +52,8 @@ def bench(
         data: feature store to learn from.
         tasks: number of equal tasks, or the number of classes of each task; by default the benchmark's where the class
             order is called by a benchmark's name, else 5 tasks, as equal as can be, of two classes at least.
-        methods: names with commas between them, or a list; all by default. A suite takes those that it is about.
+        methods: names with commas between them, or a list. A suite takes those that it is about. By default all but
+            those that need weights of an encoder and, where the store has no text, those that read text.
         seeds: one run of everything for each: a number, a list, or text such as "0..4" or "0,3".
         out: folder; what is written is in its folder of the suite's name, the run folders are in its folder ``runs``,
             which all suites share.
@@ -85,7 +87,7 @@ def bench(
         missing=missing,
         normalize=normalize,
         training=training,
-        methods=_methods(methods),
+        methods=_methods(methods, Path(data)),
         per_method=per_method or {},
     )
     wanted = [Entry(experiment.label, experiment, []) for experiment in chosen.experiments(settings)]
@@ -122,10 +124,13 @@ def _task_sizes(classes: int) -> list[int]:
     return [classes // tasks + (task < classes % tasks) for task in range(tasks)]
 
 
-def _methods(given: Sequence[str] | str | None) -> list[str]:
-    """The methods that a user means; all of them, upper bounds last, by default."""
+def _methods(given: Sequence[str] | str | None, store: Path) -> list[str]:
+    """The methods that a user means; by default all that can learn from the store as it is, upper bounds last."""
     if given is None:
-        return sorted(METHODS.names(), key=lambda name: METHODS[name].cumulative)
+        text = read_class_text(store) is not None
+        able = [name for name in METHODS.names() if not METHODS[name].needs_weights]
+        able = [name for name in able if text or not METHODS[name].uses_text]
+        return sorted(able, key=lambda name: METHODS[name].cumulative)
     names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
     for name in names:
         _ = METHODS[name]

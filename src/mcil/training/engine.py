@@ -217,8 +217,8 @@ class TaskTraining:
         random = generator(self.seed, "modality dropout", self.place.epoch, self.place.step)
         chance = torch.rand(len(clips), generator=random).to(clips.labels.device)
         lost = self.options.modality_dropout
-        audio = clips.audio * (chance >= lost / 2)[:, None]
-        visual = clips.visual * ((chance < lost / 2) | (chance >= lost))[:, None, None, None]
+        audio = _kept(clips.audio, chance >= lost / 2)
+        visual = _kept(clips.visual, (chance < lost / 2) | (chance >= lost))
         return replace(clips, audio=audio, visual=visual)
 
     def _scores(self, clips: Batch) -> Tensor:
@@ -294,6 +294,11 @@ def _validation_clips(data: TaskData, options: TrainingOptions) -> Batch | None:
         )
     exemplars = [data.memory] if data.memory is not None and options.protocol == "strict" else []
     return concatenate([data.validation, *exemplars])
+
+
+def _kept(clips: Tensor, kept: Tensor) -> Tensor:
+    """Return ``clips`` (B,...) with zeros where ``kept`` (B,) says no."""
+    return clips * kept.reshape(-1, *[1] * (clips.ndim - 1))
 
 
 def _copy(network: Network) -> dict[str, Tensor]:
