@@ -120,14 +120,19 @@ class Mixture(nn.Module):
     def forward(self, tokens: Tensor, summary: Tensor, task: int) -> Tensor:
         """Return what experts add to ``tokens`` (B,T,D), picked by ``summary`` (B,D) with the router of ``task``."""
         gates = self.gates(summary, task)
-        added = torch.zeros_like(tokens)
-        for number, expert in enumerate(self.experts[: gates.shape[1]]):
-            weights = gates[:, number, None, None]
-            if tokens.device.type != "cpu":  # to ask a GPU which clips picked it would make the host wait
-                added = added + weights * expert(tokens)
-            elif len(rows := weights.flatten().nonzero().flatten()):
-                added = added.index_add(0, rows, weights[rows] * expert(tokens[rows]))
-        return added
+        experts = list(enumerate(self.experts[: gates.shape[1]]))
+        if tokens.device.type != "cpu":  # to ask a GPU which clips picked an expert would make the host wait
+            added = torch.zeros_like(tokens)
+            for number, expert in experts:
+                added = added + gates[:, number, None, None] * expert(tokens)
+            return added
+        clips = [gates[:, number].nonzero().flatten() for number, _ in experts]
+        parts = [
+            gates[rows, number, None, None] * expert(tokens[rows])
+            for (number, expert), rows in zip(experts, clips, strict=True)
+            if len(rows)
+        ]
+        return torch.zeros_like(tokens, dtype=parts[0].dtype).index_add(0, torch.cat(clips), torch.cat(parts))
 
     @torch.no_grad()
     def count(self, summary: Tensor) -> None:
