@@ -328,6 +328,8 @@ def variants() -> list[tuple[str, Any]]:
     """Every value of an option with a list of values, and both of a switch."""
     found: list[tuple[str, Any]] = []
     for option, kind in get_type_hints(METHODS[MEMORY_NAME]).items():
+        if option in ("backbone", "augment"):  # of towers: tests/test_trimodal_towers.py
+            continue
         if get_origin(kind) is Literal:
             found += [(option, value) for value in get_args(kind)]
         elif kind is bool:
@@ -371,7 +373,8 @@ def test_there_are_values_to_try() -> None:
         ({"contrastive_weight": -1.0}, "option 'contrastive_weight' must be 0 or more, but it is -1.0"),
         ({"dropout": float("nan")}, "option 'dropout' must be 0 or more, but it is nan"),
         ({"noisy": 1}, "option 'noisy' must be of type bool, but it is 1"),
-        ({"adapters": "none", "projection": False}, "with adapters 'none' and no projection there is nothing to learn"),
+        ({"backbone": "clip"}, "options 'backbone' and 'weights' go together"),
+        ({"weights": "here"}, "options 'backbone' and 'weights' go together"),
     ],
 )
 @pytest.mark.parametrize("name", [NAME, MEMORY_NAME])
@@ -383,7 +386,7 @@ def test_wrong_options_are_one_line(name: str, options: dict[str, Any], words: s
 
 
 def test_without_a_projection_widths_must_be_equal() -> None:
-    with pytest.raises(McilError, match=r"that of the text \(10\), not audio 8, visual 12") as error:
+    with pytest.raises(McilError, match=r"the width of the text \(10\), not audio 8, visual 12$") as error:
         learn_next(learner(options={"projection": False}))
     assert "\n" not in str(error.value)
 
@@ -528,7 +531,7 @@ def test_distillation_changes_what_is_learnt_only_where_what_tasks_share_is_alwa
         assert all(("distillation" in event["losses"]) is (weight > 0) for event in told)
         states.append(net(made).state_dict())
     difference = max(float((states[0][name].float() - value.float()).abs().max()) for name, value in states[1].items())
-    assert difference < 1e-6 if shared == "first-task" else difference > 1e-3
+    assert difference < 1e-5 if shared == "first-task" else difference > 1e-3
 
 
 def test_distillation_holds_old_scores_where_they_would_move() -> None:

@@ -16,12 +16,14 @@ from mcil.encoders.clip import load_clip
 from mcil.encoders.tower import Tower
 from mcil.errors import McilError
 from mcil.losses import instance_similarity, task_distillation, weighted_contrastive
-from mcil.methods.base import METHODS, GradientMethod
+from mcil.memory import SELECTORS, Selection, Selector
+from mcil.methods.acil_av import AcilAv
+from mcil.methods.base import METHODS, ClosedForm, GradientMethod
+from mcil.methods.ncm import Ncm
+from mcil.methods.slda import Slda
 from mcil.models import Network
 from mcil.models.backbone import Backbone, pixels, samples, token_ids
 from mcil.models.closed_form import ClosedFormNet
-from mcil.models.closed_form_features import ClipFeatures
-from mcil.models.closed_form_gaussian import DiscriminantNet, NearestMeanNet
 from mcil.models.crops import RandomCrops
 from mcil.models.fusion import AdaptiveFusion, Concatenation, Masking, Sum
 from mcil.models.mixture import TowerAdapters
@@ -49,7 +51,8 @@ class McilAudioClip(GradientMethod):
         batch_gate: the mean correlation of a batch decides for all its clips.
         prompts: a class is described by "all" prompts of its text, or by the "first".
         prototype: "normalised": prompts are normalised before their mean, and the mean after; "raw": neither.
-        posterior: how tasks are told apart: by a "discriminant" or the "nearest-mean" of frozen features, or "none".
+        prior: what compares the classes of all tasks: the closed-form learner "acil-av", "slda" or "ncm" on frozen
+            features, or "none".
         shared: what all tasks share is trained in the "first-task" or "always".
         projection: learn a projection of each modality into the space of the text; without, all have its width.
             Towers of an encoder need none.
@@ -92,7 +95,7 @@ class McilAudioClip(GradientMethod):
     batch_gate: bool = False
     prompts: Literal["all", "first"] = "all"
     prototype: Literal["normalised", "raw"] = "normalised"
-    posterior: Literal["discriminant", "nearest-mean", "none"] = "discriminant"
+    prior: Literal["acil-av", "slda", "ncm", "none"] = "acil-av"
     shared: Literal["first-task", "always"] = "first-task"
     projection: bool = True
     weighting: Literal["classes", "clips", "none"] = "clips"
@@ -142,7 +145,7 @@ class McilAudioClip(GradientMethod):
             towers,
             {name: self._adapters(tower) for name, tower in towers.items() if self._adapts(name)},
             self._fusion(towers["text"].width),
-            self._posterior(frozen, modality),
+            self._prior(frozen, modality),
             modality,
             self.shared,
             self.prompts == "all",
@@ -203,8 +206,8 @@ class McilAudioClip(GradientMethod):
             scale, width = clip.scale, clip.text.width
         stored = {name: count for name, count in channels.items() if name not in towers}
         if not self.projection and any(count != width for count in stored.values()):
-            sizes = ", ".join(f"{name} {count}" for name, count in stored.items())
-            raise McilError(f"without a projection all features must have the text's width ({width}), not {sizes}")
+            sizes = ", ".join(f"{name} {count}" for name, count in stored.items() if name != "text")
+            raise McilError(f"without a projection features must have the width of the text ({width}), not {sizes}")
         for name, count in stored.items():
             towers[name] = StoredTower(count, width if self.projection and name != "text" else None)
         return towers, scale
@@ -234,17 +237,28 @@ class McilAudioClip(GradientMethod):
             return AdaptiveFusion(width, self.masking, self.threshold, self.masked_share, self.batch_gate)
         return Concatenation(width) if self.fusion == "concatenation" else Sum()
 
-    def _posterior(self, channels: Mapping[str, int], modality: Modality) -> ClosedFormNet | None:
-        if self.posterior == "none":
+    def _prior(self, channels: Mapping[str, int], modality: Modality) -> ClosedFormNet | None:
+        if self.prior == "none":
             return None
-        features = ClipFeatures(channels, modality, ["audio", "visual"])
-        return NearestMeanNet(features, 0) if self.posterior == "nearest-mean" else DiscriminantNet(features, 0)
+        learners: dict[str, ClosedForm] = {"acil-av": AcilAv(), "slda": Slda(), "ncm": Ncm()}
+        return learners[self.prior].network(channels, 0, modality)
 
 
 @METHODS.register("mcil-audioclip-memory")
 @dataclass(frozen=True)
 class McilAudioClipMemory(McilAudioClip):
-    """The same with exemplars, chosen at random, whose classes compete with the new ones."""
+    """The same with exemplars, whose classes compete with the new ones.
+
+    Attributes:
+        selection: how exemplars are chosen.
+    """
 
     source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025, repaired; with exemplars"
     uses_memory: ClassVar[bool] = True
+
+    selection: Selection = "random"
+
+    @property
+    def selector(self) -> Selector:
+        """Chooses the exemplars of a class."""
+        return SELECTORS[self.selection]

@@ -59,20 +59,20 @@ class TrimodalNet(Network):
 
         z_c = scale * cos(f_t(x), u_c)    for the classes c of task t
 
-    Scores of two tasks were never compared in training. Which task a clip belongs to is told by a learner in closed
-    form on the frozen features, which forgets nothing (``posterior``), and
+    Scores of two tasks were never compared in training. A learner in closed form on the frozen features, which forgets
+    nothing (``prior``), compares all classes, and
 
-        log p(c | x) = log p(t | x) + log softmax over the classes of t of z
+        log p(c | x) = log prior(c | x) + log softmax over the classes of t of z      (up to a constant)
 
-    are the logits. What all tasks share (projections and scale) is learnt in the first one and then frozen, unless
-    ``shared`` is "always". Prototypes u_c of old classes never change and are kept. Source: MCIL-AudioCLIP (ICASSP
-    2025) for its parts; routers by task as its figure shows; how the tasks are told apart is ours.
+    are the logits: the product of what both say. What all tasks share (projections and scale) is learnt in the first
+    one and then frozen, unless ``shared`` is "always". Prototypes u_c of old classes never change and are kept. Source:
+    MCIL-AudioCLIP (ICASSP 2025) for its parts; routers by task as its figure shows; the prior is ours.
 
     Args:
         towers: "text" and those of the modalities that are read; embeddings of one width.
         adapters: for those towers that are adapted.
         fusion: of the two modalities in the first task; not used where there is one.
-        posterior: tells the tasks apart; None compares the scores of all tasks as they are.
+        prior: compares all classes; None compares the scores of all tasks as they are.
         modality: what is read.
         shared: when what all tasks share is trained.
         all_prompts: whether a prototype is the mean over all prompts of a class, or its first prompt's.
@@ -94,7 +94,7 @@ class TrimodalNet(Network):
         towers: Mapping[str, Tower],
         adapters: Mapping[str, TowerAdapters],
         fusion: Fusion,
-        posterior: ClosedFormNet | None,
+        prior: ClosedFormNet | None,
         modality: Modality,
         shared: Literal["first-task", "always"] = "first-task",
         all_prompts: bool = True,
@@ -108,7 +108,7 @@ class TrimodalNet(Network):
         self.shared, self.all_prompts, self.normalised = shared, all_prompts, normalised
         self.old_scores, self.augment = old_scores, augment
         self.towers, self.adapters = nn.ModuleDict({**towers}), nn.ModuleDict({**adapters})
-        self.posterior = posterior
+        self.prior = prior
         # One a task; with a single modality they are never asked, and so nothing of them is trained.
         self.fusions = nn.ModuleList([fusion.requires_grad_(modality == "audio-visual")])
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
@@ -144,8 +144,8 @@ class TrimodalNet(Network):
             last = copy.deepcopy(self.fusions[-1])
             self.fusions.requires_grad_(False)
             self.fusions.append(last)
-        if self.posterior is not None:
-            self.posterior.grow(classes)
+        if self.prior is not None:
+            self.prior.grow(classes)
 
     def train(self, mode: bool = True) -> TrimodalNet:
         """Set the mode; to train makes what was computed from the weights as they are outdated."""
@@ -168,14 +168,14 @@ class TrimodalNet(Network):
         return lower.get("audio"), lower.get("visual")
 
     def begin_task(self, clips: Iterable[Batch]) -> None:
-        """Let the posterior see the task's clips."""
-        if self.posterior is None:
+        """Let the prior see the task's clips."""
+        if self.prior is None:
             return
         with torch.no_grad():
             for part in clips:
                 frozen = self._frozen(self._lower(part.audio, part.visual))
-                self.posterior.observe(frozen.get("audio"), frozen.get("visual"), part.labels)
-            self.posterior.solve()
+                self.prior.observe(frozen.get("audio"), frozen.get("visual"), part.labels)
+            self.prior.solve()
 
     def end_task(self, clips: Iterable[Batch]) -> None:
         """Freeze the experts that the task's clips and texts pick."""
@@ -214,11 +214,10 @@ class TrimodalNet(Network):
         if len(scores) <= last:
             unknown = torch.full((len(scores[0]), self.classes - self.task_sizes[-1]), torch.nan).to(scores[0])
             logits = torch.cat([unknown, *scores], dim=1)
-        elif self.posterior is None or not last:
+        elif self.prior is None:
             logits = torch.cat(scores, dim=1)
         else:
-            told = self._task_probabilities(lower)
-            logits = torch.cat([told[:, [t]] + score.log_softmax(dim=1) for t, score in enumerate(scores)], dim=1)
+            logits = self._prior(lower) + torch.cat([score.log_softmax(dim=1) for score in scores], dim=1)
         return Outputs(
             logits,
             features["fused"],
@@ -299,12 +298,12 @@ class TrimodalNet(Network):
         return found
 
     @torch.no_grad()
-    def _task_probabilities(self, lower: Mapping[str, Tensor]) -> Tensor:
-        """Return the logarithms of the probabilities (B,T) of the tasks."""
-        assert self.posterior is not None
+    def _prior(self, lower: Mapping[str, Tensor]) -> Tensor:
+        """Return the logarithms of the probabilities (B,C) that the frozen features alone give the classes."""
+        assert self.prior is not None
         frozen = self._frozen(lower)
-        classes = self.posterior(frozen.get("audio"), frozen.get("visual")).logits.log_softmax(dim=1)
-        return torch.stack([own.logsumexp(dim=1) for own in torch.split(classes, list(self.task_sizes), dim=1)], dim=1)
+        outputs: Outputs = self.prior(frozen.get("audio"), frozen.get("visual"))
+        return outputs.logits.log_softmax(dim=1)
 
     def _hidden_text(self) -> Tensor:
         """Return what enters the text tower's first adapted layer, prompt by prompt of the last task's classes."""

@@ -17,9 +17,7 @@ _OPTIONS: dict[str, Mapping[str, Any]] = {
     "without adapters, projections go on": {"adapters": "none", "shared": "always"},
     "adapters for text too": {"adapters": "all"},
     "one expert at a time": {"top_k": 1},
-    "routers without noise": {"noisy": False},
     "fusion (AAVFM) by sum": {"fusion": "sum"},
-    "fusion by concatenation": {"fusion": "concatenation"},
     "no sound masked": {"masking": "none"},
     "sound masked below 0.8": {"masking": "fixed"},
     "a tenth of training sounds masked": {"masking": "calibrated"},
@@ -29,8 +27,9 @@ _OPTIONS: dict[str, Mapping[str, Any]] = {
     "contrast not weighted": {"weighting": "none"},
     "without agreement (InfoNCE)": {"information_weight": 0.0},
     "without each modality alone": {"modality_weight": 0.0},
-    "tasks told apart by nearest mean": {"posterior": "nearest-mean"},
-    "tasks not told apart": {"posterior": "none"},
+    "prior slda": {"prior": "slda"},
+    "prior ncm": {"prior": "ncm"},
+    "without a prior": {"prior": "none"},
     "all goes on learning": {"shared": "always"},
     "all goes on learning, distilled": {"shared": "always", "distillation_weight": 1.0},
 }
@@ -63,5 +62,5 @@ def trimodal(settings: Settings) -> list[Experiment]:
 
 @suite("trimodal-parts", "Parts of MCIL-AudioCLIP", "figures", ("steps", "figures", "runs", "costs"))
 def trimodal_parts(settings: Settings) -> list[Experiment]:
-    """MCIL-AudioCLIP with a part left out or changed: adapters, fusion, text, losses, what tells tasks apart."""
+    """MCIL-AudioCLIP with a part left out or changed: adapters, fusion, text, losses, prior."""
     return [settings.experiment(METHOD, label, options=options) for label, options in _OPTIONS.items()]
