@@ -28,7 +28,7 @@ from mcil.models.crops import RandomCrops
 from mcil.models.fusion import AdaptiveFusion, Concatenation, Masking, Sum
 from mcil.models.mixture import TowerAdapters
 from mcil.models.trimodal import FIRST_SCALE, Fusion, StoredTower, TrimodalNet
-from mcil.types import Modality, Step
+from mcil.types import Modality, Outputs, Step
 
 
 @METHODS.register("mcil-audioclip")
@@ -156,18 +156,19 @@ class McilAudioClip(GradientMethod):
         )
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the weighted terms; new clips compete among the task's classes, and with exemplars among all."""
-        outputs, old, new = step.outputs, step.old_classes, len(step.labels) - step.exemplars
-        labels = step.labels[:new] - old
-        losses = {"contrastive": self.contrastive_weight * self._contrastive(step, new)}
+        """Return the weighted terms; new clips compete among the task's classes, and with exemplars among all.
+
+        Among the task's classes only the experts count: the prior knows the clips by heart.
+        """
+        outputs, new = step.outputs, len(step.labels) - step.exemplars
+        labels = step.labels[:new] - step.old_classes
+        losses = {"contrastive": self.contrastive_weight * self._contrastive(outputs, labels)}
         views = [view[:new] for view in (outputs.audio, outputs.visual) if view is not None]
         if len(views) > 1 and self.information_weight:
             agreement = [instance_similarity(outputs.fused[:new], view, self.temperature) for view in views]
             losses["information"] = self.information_weight * torch.stack(agreement).sum()
         if len(views) > 1 and self.modality_weight:
-            assert outputs.scale is not None
-            assert outputs.prototypes is not None
-            alone = [cross_entropy(outputs.scale * view @ outputs.prototypes.T, labels) for view in views]
+            alone = [cross_entropy(_scores(outputs, view), labels) for view in views]
             losses["modalities"] = self.modality_weight * torch.stack(alone).sum()
         if step.exemplars:
             losses["replay"] = cross_entropy(outputs.logits, step.labels)
@@ -178,15 +179,16 @@ class McilAudioClip(GradientMethod):
             losses["distillation"] = self.distillation_weight * distance
         return losses
 
-    def _contrastive(self, step: Step, new: int) -> Tensor:
-        """The contrastive loss of the new clips; what looks alike is told by the picture, else by the sound."""
-        logits, labels = step.outputs.logits[:new, step.old_classes :], step.labels[:new] - step.old_classes
+    def _contrastive(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """The contrastive loss of the new clips, which come first; the picture tells what is alike, else the sound."""
+        new = len(labels)
+        scores = _scores(outputs, outputs.fused[:new])
         if self.weighting == "none":
-            return cross_entropy(logits, labels)
-        view = step.outputs.audio if step.outputs.visual is None else step.outputs.visual
-        view = step.outputs.fused if view is None else view
+            return cross_entropy(scores, labels)
+        view = outputs.audio if outputs.visual is None else outputs.visual
+        assert view is not None
         similarity = (view[:new] @ view[:new].T + 1) / 2
-        return weighted_contrastive(logits, labels, similarity, self.weighting)
+        return weighted_contrastive(scores, labels, similarity, self.weighting)
 
     def _towers(self, channels: Mapping[str, int]) -> tuple[dict[str, Tower], float]:
         """Return the towers of "text" and of the modalities in ``channels``, and what cosines are multiplied by."""
@@ -242,6 +244,13 @@ class McilAudioClip(GradientMethod):
             return None
         learners: dict[str, ClosedForm] = {"acil-av": AcilAv(), "slda": Slda(), "ncm": Ncm()}
         return learners[self.prior].network(channels, 0, modality)
+
+
+def _scores(outputs: Outputs, features: Tensor) -> Tensor:
+    """Return the scores (B,C_t) of unit vectors (B,E) for the current task's classes."""
+    assert outputs.scale is not None
+    assert outputs.prototypes is not None
+    return outputs.scale * features @ outputs.prototypes.T
 
 
 @METHODS.register("mcil-audioclip-memory")
