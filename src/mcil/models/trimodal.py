@@ -205,15 +205,15 @@ class TrimodalNet(Network):
             raise ValueError(f"a network of modality '{self.modality}' needs at least one modality")
         prototypes = self._prototypes_by_task()
         last = len(self.task_sizes) - 1
-        scored = range(last + 1) if self.old_scores or not self.training else [last]
+        everything = self.old_scores or not self.training
+        scored = range(last + 1) if everything else [last]
         scale = self.log_scale.exp()
         scores, features = [], {}
         for task in scored:
             features = self._features(lower, task)
             scores.append(scale * features["fused"] @ prototypes[task].T)
-        if len(scores) <= last:
-            unknown = torch.full((len(scores[0]), self.classes - self.task_sizes[-1]), torch.nan).to(scores[0])
-            logits = torch.cat([unknown, *scores], dim=1)
+        if not everything:
+            logits = F.pad(scores[0], (self.classes - self.task_sizes[-1], 0), value=torch.nan)
         elif self.prior is None:
             logits = torch.cat(scores, dim=1)
         else:
