@@ -207,6 +207,19 @@ def test_the_comparisons_are_those_of_the_kept_results() -> None:
     assert between(page, "published runs") == published
 
 
+def test_the_trimodal_tables_are_those_of_the_kept_results() -> None:
+    kept = ROOT / "results" / "trimodal"
+    assert between((ROOT / "docs" / "trimodal.md").read_text(), "trimodal") == (kept / "summary.md").read_text()
+    for table in sorted(kept.glob("*/*/table.csv")):
+        rows = pl.read_csv(table)
+        assert set(rows["seeds"]) == {3}, table
+        assert set(rows["failed"]) == {0}, table
+        runs = [json.loads(path.read_text()) for path in table.parent.parent.glob("runs/*/result.json")]
+        found = {round(run["mean_accuracy"], 6) for run in runs}
+        assert len(found) >= 2
+        assert all(min(found) <= mean <= max(found) for mean in rows["mean_accuracy"])
+
+
 def test_the_comparison_is_of_every_method_without_text_with_three_seeds() -> None:
     compared = [name for name in METHODS.names() if not METHODS[name].uses_text]
     for table in sorted((ROOT / "results" / "comparison").glob("*/table.csv")):
