@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -47,14 +46,6 @@ def make_release(folder: Path) -> None:
                     file.writeframes(tone.astype("<i2").tobytes())
 
 
-def make_weights(folder: Path) -> None:
-    """Write AudioCLIP's file with small random towers, and a vocabulary."""
-    folder.mkdir()
-    state = tiny_towers.state(tiny_towers.resnet((1, 1, 1, 1)), tiny_towers.text(1), tiny_towers.audio((1, 1, 1, 1)))
-    torch.save(state, folder / "AudioCLIP-Full-Training.pt")
-    tiny_towers.write_vocabulary(folder)
-
-
 def documented() -> list[str]:
     """Return the two commands as the page and the configuration give them; they must be the same."""
     page = (ROOT / "docs" / "trimodal.md").read_text()
@@ -69,7 +60,7 @@ def test_two_commands_lead_from_the_released_folder_to_the_papers_runs(
 ) -> None:
     extract, run = documented()
     make_release(tmp_path / "imagenet19")
-    make_weights(tmp_path / "WEIGHTS")
+    tiny_towers.write_audioclip(tmp_path / "WEIGHTS")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / CONFIG).write_text((ROOT / CONFIG).read_text())
