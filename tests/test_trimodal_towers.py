@@ -27,7 +27,7 @@ from mcil.errors import McilError
 from mcil.files import read_tensors
 from mcil.learner import Learner
 from mcil.methods import GradientMethod, create_method
-from mcil.models.backbone import Backbone, pixels, samples, token_ids
+from mcil.models.backbone import Backbone, pixels, samples
 from mcil.models.trimodal import TrimodalNet
 from mcil.types import Batch, Outputs, Step
 
@@ -246,7 +246,7 @@ def test_adapters_of_the_text_move_prototypes_and_those_of_old_classes_are_kept(
     known = outputs(net(first), given.audio, given.visual).prototypes
     assert torch.equal(net(second).prototypes, known)
     with torch.no_grad():
-        prompts = load_audioclip(audioclip).text(token_ids(text(audioclip)[:2].flatten(0, 1))).reshape(2, PROMPTS, -1)
+        prompts = load_audioclip(audioclip).text(text(audioclip)[:2].flatten(0, 1).long()).reshape(2, PROMPTS, -1)
     frozen = F.normalize(F.normalize(prompts, dim=2).mean(dim=1), dim=1)
     assert (known - frozen).abs().max() > 1e-3
 
@@ -613,6 +613,19 @@ def test_features_in_the_place_of_pictures_are_one_line(audioclip: Path) -> None
         return dataclasses.replace(made, visual=torch.randn(len(made), 1, 1, 24))
 
     refused(learner(audioclip), audioclip, r"must be the pixels of one square each.*the encoder 'raw'", features)
+
+
+def test_features_in_the_place_of_samples_are_one_line(audioclip: Path) -> None:
+    refused(learner(audioclip), audioclip, r"samples in whole numbers, not float32.*'raw'", clips_with_features)
+
+
+def test_embeddings_or_ids_of_another_vocabulary_in_the_place_of_token_ids_are_one_line(audioclip: Path) -> None:
+    other = text(audioclip)[:2]
+    other[1, 2, 1] = tiny_towers.VOCABULARY
+    for given in (torch.randn(2, PROMPTS, tiny_towers.EMBED), other):
+        with pytest.raises(McilError, match=r"must be token ids, whole numbers .*'clip-tokens'") as error:
+            learner(audioclip).learn(clips(0, 2), "ab", text=given)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("blocks", "adapters", "layers"), [(5, "clips", 4), (2, "all", 1), (2, "text", 1)])
