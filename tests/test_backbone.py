@@ -11,7 +11,7 @@ import tiny_towers
 from golden import hash_fill
 from mcil import McilError
 from mcil.encoders.clip import normalise
-from mcil.models.backbone import Backbone, pixels, samples
+from mcil.models.backbone import Backbone, pixels, samples, token_ids
 
 SHA = "ab" * 32
 IMAGES = hash_fill.inputs("image", (2, 3, 64, 64))
@@ -125,3 +125,25 @@ def test_stored_samples_keep_their_scale():
     stored = torch.tensor([[-32768, 0, 32767]], dtype=torch.int16)
     assert samples(stored).tolist() == [[-32768.0, 0.0, 32767.0]]
     assert samples(stored).dtype == torch.float32
+
+
+def test_features_in_the_place_of_samples_are_refused_in_one_line():
+    with pytest.raises(McilError, match=r"samples in whole numbers, not float32; extract it with the encoder 'raw'$"):
+        samples(torch.zeros(2, 24))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32])
+def test_token_ids_are_cut_behind_the_longest_text(dtype):
+    stored = torch.tensor([[7, 1, 2, 8, 0, 0], [7, 8, 0, 0, 0, 0]], dtype=dtype)
+    ids = token_ids(9)(stored)
+    assert ids.tolist() == [[7, 1, 2, 8], [7, 8, 0, 0]]
+    assert ids.dtype == torch.int64
+    assert token_ids(9)(stored[:0]).shape == (0, 6)
+
+
+@pytest.mark.parametrize("wrong", [9, -1, 0.5, float("nan")])
+def test_other_numbers_than_token_ids_are_refused_in_one_line(wrong):
+    stored = torch.tensor([[7, 1, 8, 0], [7, wrong, 8, 0]])
+    with pytest.raises(McilError, match=r"token ids, whole numbers from 0 to 8; .*the encoder 'clip-tokens'") as raised:
+        token_ids(9)(stored)
+    assert "\n" not in str(raised.value)

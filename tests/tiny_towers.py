@@ -47,3 +47,12 @@ def write_vocabulary(folder: Path, merges=MERGES) -> Path:
     path = folder / "bpe_simple_vocab_16e6.txt.gz"
     path.write_bytes(gzip.compress("\n".join(["header", *merges, ""]).encode()))
     return path
+
+
+def write_audioclip(folder: Path) -> Path:
+    """Write AudioCLIP's file with towers of one layer a stage, and a vocabulary; return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    towers = resnet((1, 1, 1, 1)), text(1), audio((1, 1, 1, 1))
+    torch.save(state(*towers), folder / "AudioCLIP-Full-Training.pt")
+    write_vocabulary(folder)
+    return folder

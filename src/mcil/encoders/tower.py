@@ -46,5 +46,6 @@ def adapt_stage(z: Tensor, place: int, adapt: Adapt | None) -> Tensor:
     """Add to a residual stage's output (B,C,H,W) what ``adapt`` says of its H*W tokens and their mean."""
     if adapt is None:
         return z
-    tokens = z.flatten(2).transpose(1, 2)
+    # In one piece: torch multiplies a transposed view in another order where weights are trained than where not.
+    tokens = z.flatten(2).transpose(1, 2).contiguous()
     return z + adapt(place, tokens, tokens.mean(dim=1)).transpose(1, 2).reshape(z.shape)

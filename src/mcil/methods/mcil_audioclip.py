@@ -197,14 +197,14 @@ class McilAudioClip(GradientMethod):
             return {
                 "audio": Backbone(loaded.audio, loaded.sha256, samples),
                 "visual": Backbone(loaded.visual, loaded.sha256, pixels(loaded.visual.size)),
-                "text": Backbone(loaded.text, loaded.sha256, token_ids),
+                "text": Backbone(loaded.text, loaded.sha256, token_ids(loaded.text.vocabulary)),
             }, loaded.scales["visual-text"]
         towers: dict[str, Tower] = {}
         scale, width = FIRST_SCALE, channels["text"]
         if self.backbone == "clip":
             clip = load_clip(self.weights)
             towers["visual"] = Backbone(clip.visual, clip.sha256, pixels(clip.visual.size))
-            towers["text"] = Backbone(clip.text, clip.sha256, token_ids)
+            towers["text"] = Backbone(clip.text, clip.sha256, token_ids(clip.text.vocabulary))
             scale, width = clip.scale, clip.text.width
         stored = {name: count for name, count in channels.items() if name not in towers}
         if not self.projection and any(count != width for count in stored.values()):

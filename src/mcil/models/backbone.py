@@ -111,14 +111,35 @@ def pixels(size: int) -> Prepare:
 
 
 def samples(stored: Tensor) -> Tensor:
-    """Turn samples int16 (B,N), as the encoder ``raw`` stores them, into floats of the same scale."""
+    """Turn samples int16 (B,N), as the encoder ``raw`` stores them, into floats of the same scale.
+
+    Raises:
+        McilError: they are features.
+    """
+    if stored.is_floating_point():
+        raise McilError(
+            f"the sound must be samples in whole numbers, not {str(stored.dtype).removeprefix('torch.')}; extract it "
+            "with the encoder 'raw'"
+        )
     return stored.float()
 
 
-def token_ids(stored: Tensor) -> Tensor:
-    """Return token ids (B,77), of whatever type a learner kept them in, as whole numbers, up to the last one's end.
+def token_ids(vocabulary: int) -> Prepare:
+    """Return what makes whole numbers of token ids (B,77) of whatever type, up to the end of the longest text.
 
     The end-of-text token is the greatest; nothing behind it counts.
+
+    Args:
+        vocabulary: how many ids there are; any other number, as in an embedding, is a McilError.
     """
-    ids = stored.long()
-    return ids[:, : int(ids.argmax(dim=1).max()) + 1] if len(ids) else ids
+
+    def prepare(stored: Tensor) -> Tensor:
+        ids = stored.long()
+        if not ((ids == stored) & (ids >= 0) & (ids < vocabulary)).all():
+            raise McilError(
+                f"the text must be token ids, whole numbers from 0 to {vocabulary - 1}; add it to the store with the "
+                "encoder 'clip-tokens' and the vocabulary beside these weights"
+            )
+        return ids[:, : int(ids.argmax(dim=1).max()) + 1] if len(ids) else ids
+
+    return prepare
