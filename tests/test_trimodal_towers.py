@@ -642,3 +642,26 @@ def test_a_file_of_clip_for_audioclip_is_one_line(clip: Path) -> None:
 
 def test_weights_that_are_not_there_are_one_line(audioclip: Path, tmp_path: Path) -> None:
     refused(learner(tmp_path / "none"), audioclip, r"audioclip: there is no file or folder .*none; download")
+
+
+@pytest.mark.parametrize("options", [{}, {"adapters": "all", "blocks": 1, "augment": False}])
+def test_bfloat16_learns_and_tells_as_well(audioclip: Path, options: dict[str, Any]) -> None:
+    made = learner(audioclip, options=options, training=dataclasses.replace(TRAINING, epochs=1, precision="bfloat16"))
+    for _ in TASKS:
+        told = learn_next(made, audioclip)
+        assert all(math.isfinite(loss) for event in told for loss in event["losses"].values())
+    given = clips(0, 4, seed=2)
+    assert probabilities(made, given).isfinite().all()
+    assert made.figures(given.audio, given.visual)["load"]
+
+
+@pytest.mark.parametrize("name", [NAME, "zero-shot"])
+def test_raw_input_and_token_ids_are_no_features(audioclip: Path, name: str) -> None:
+    embeddings, ids = tiny.text(0, 2), text(audioclip)[:2]
+    for given, words, said in (
+        (clips(0, 2), "the store holds raw input", embeddings),
+        (tiny.clips(0, 2), "the text of the store is token ids", ids),
+    ):
+        with pytest.raises(McilError, match=words) as error:
+            Learner(name, training=TRAINING).learn(given, "ab", given, text=said)
+        assert "\n" not in str(error.value)

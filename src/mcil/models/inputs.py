@@ -56,7 +56,7 @@ class InputScaler(nn.Module):
         nothing, and a modality that the scaler does not have is ignored.
 
         Raises:
-            McilError: a feature is not finite.
+            McilError: a feature is not finite, or is no feature but raw input (whole numbers).
             ValueError: a modality of the scaler is missing, has another number of channels, or has no clips.
         """
         if self.normalize == "none":
@@ -66,6 +66,11 @@ class InputScaler(nn.Module):
                 continue
             if features is None or not len(features) or features.shape[-1] != self.channels[name]:
                 raise ValueError(f"fitting needs {name} features of {self.channels[name]} channels")
+            if not features.is_floating_point():
+                raise McilError(
+                    f"the store holds raw input ({name}), and features are needed; encode the clips with another encoder "
+                    "than 'raw', or choose a method that trains inside an encoder"
+                )
             mean, deviation = _statistics(features)
             if not (mean.isfinite().all() and deviation.isfinite().all()):
                 raise McilError(f"the first task's {name} features are not all finite; extract them again")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcil.encoders.tower import Adapt, Tower
+from mcil.errors import McilError
 from mcil.models.base import Network
 from mcil.models.closed_form import ClosedFormNet
 from mcil.models.figures import View, view_figures
@@ -23,6 +24,10 @@ Fusion = AdaptiveFusion | Concatenation | Sum
 
 # What cosines are multiplied by at first: CLIP begins with 1 / 0.07.
 FIRST_SCALE = 1 / 0.07
+NO_EMBEDDING = (
+    "the text of the store is token ids, and embeddings are needed; make it with a text encoder such as minilm "
+    "('mcil text STORE --encoder minilm')"
+)
 
 
 class StoredTower(Tower):
@@ -39,7 +44,16 @@ class StoredTower(Tower):
         self.projection = nn.Identity() if width is None else nn.Linear(channels, width)
 
     def below(self, inputs: Tensor, place: int) -> Tensor:
-        """Return the features as tokens (B,T,D)."""
+        """Return the features as tokens (B,T,D).
+
+        Raises:
+            McilError: they are raw input.
+        """
+        if not inputs.is_floating_point():
+            raise McilError(
+                "the store holds raw input, and features are needed; encode the clips with another encoder than 'raw', or "
+                "train inside an encoder (options backbone and weights)"
+            )
         return inputs.flatten(1, -2) if inputs.ndim > 2 else inputs[:, None]
 
     def above(self, hidden: Tensor, place: int, adapt: Adapt | None = None) -> Tensor:
@@ -87,7 +101,6 @@ class TrimodalNet(Network):
 
     text: Tensor
     prototypes: Tensor
-    known_text: Tensor
 
     def __init__(
         self,
@@ -128,6 +141,8 @@ class TrimodalNet(Network):
         new = classes - self.classes
         if text is None or len(text) != new or new < 1:
             raise ValueError(f"growing from {self.classes} to {classes} classes needs the text of the new ones")
+        if isinstance(self._tower("text"), StoredTower) and not text.is_floating_point():
+            raise McilError(NO_EMBEDDING)
         device = self.log_scale.device
         if self.task_sizes:
             with torch.no_grad():
@@ -309,7 +324,8 @@ class TrimodalNet(Network):
         """Return what enters the text tower's first adapted layer, prompt by prompt of the last task's classes."""
         if self._text_hidden is None:
             text = self.text if self.all_prompts else self.text[:, :1]
-            with torch.no_grad():
+            # In float32: it is read with autocast and without.
+            with torch.no_grad(), torch.autocast(text.device.type, enabled=False):
                 self._text_hidden = self._below("text", text.flatten(0, 1))
         return self._text_hidden
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcil.errors import McilError
 from mcil.models.closed_form import ClosedFormNet
+from mcil.models.trimodal import NO_EMBEDDING
 from mcil.types import Modality, Outputs
 
 Alignment = Literal["none", "first-task", "every-task"]
@@ -113,6 +114,8 @@ class ZeroShotNet(ClosedFormNet):
         """Take in the text (n,P,E) of new classes: the normalised mean of their normalised prompts."""
         if text is None or len(text) != classes - len(self.prototypes):
             raise ValueError(f"{classes} classes in all need the text of {classes - len(self.prototypes)} new ones")
+        if not text.is_floating_point():
+            raise McilError(NO_EMBEDDING)
         prompts = F.normalize(text.to(self.prototypes), dim=-1)
         self.prototypes = torch.cat([self.prototypes, F.normalize(prompts.mean(dim=1), dim=-1)])
         self.tasks += 1
@@ -158,6 +161,8 @@ class ZeroShotNet(ClosedFormNet):
 
     def _vectors(self, audio: Tensor | None, visual: Tensor | None) -> dict[str, Tensor]:
         """Return a float64 vector (B,D) a clip of what the network reads: the sound, the mean token."""
+        if any(clips is not None and not clips.is_floating_point() for clips in (audio, visual)):
+            raise McilError("the store holds raw input, and features are needed; use another encoder than 'raw'")
         found = {}
         if audio is not None and "audio" in self.channels:
             found["audio"] = audio.double()

@@ -102,7 +102,8 @@ class TaskTraining:
         self.choose_exemplars = data.choose_exemplars
         self.network = network.to(fabric.device)
         network.eval()
-        network.begin_task(self._new_clips())
+        with fabric.autocast():
+            network.begin_task(self._new_clips())
         self.teacher = self._prepare() if len(data.task_sizes) > 1 and not method.cumulative else None
         self.place = _Place()
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -128,7 +129,8 @@ class TaskTraining:
         if self.validation is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
-        self.network.end_task(self._new_clips())
+        with self.fabric.autocast():
+            self.network.end_task(self._new_clips())
 
     def _new_clips(self) -> Iterator[Batch]:
         """The task's own clips, batch by batch."""
