@@ -68,8 +68,8 @@ class InputScaler(nn.Module):
                 raise ValueError(f"fitting needs {name} features of {self.channels[name]} channels")
             if not features.is_floating_point():
                 raise McilError(
-                    f"the store holds raw input ({name}), and features are needed; encode the clips with another encoder "
-                    "than 'raw', or choose a method that trains inside an encoder"
+                    f"the store holds raw input ({name}), and features are needed; encode the clips with another "
+                    "encoder than 'raw', or choose a method that trains inside an encoder"
                 )
             mean, deviation = _statistics(features)
             if not (mean.isfinite().all() and deviation.isfinite().all()):

@@ -51,8 +51,8 @@ class StoredTower(Tower):
         """
         if not inputs.is_floating_point():
             raise McilError(
-                "the store holds raw input, and features are needed; encode the clips with another encoder than 'raw', or "
-                "train inside an encoder (options backbone and weights)"
+                "the store holds raw input, and features are needed; encode the clips with another encoder than 'raw', "
+                "or train inside an encoder (options backbone and weights)"
             )
         return inputs.flatten(1, -2) if inputs.ndim > 2 else inputs[:, None]
 
