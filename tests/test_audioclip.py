@@ -53,8 +53,10 @@ def test_wavelets_are_the_published_ones():
 def test_wavelets_begin_as_a_fourier_transform():
     wavelets = FBSP(1025, 2048).wavelets().detach()
     expected = GOLDEN["fbsp"]["default"]
+    check(wavelets, expected)
     assert float(wavelets.norm()) == pytest.approx(expected["l2"], rel=1e-6)
     assert float(wavelets.abs().max()) == pytest.approx(expected["absmax"], rel=1e-6)
+    assert float(wavelets.mean()) == pytest.approx(expected["mean"], abs=5e-8)
     assert torch.isfinite(wavelets).all()
 
 

@@ -113,6 +113,36 @@ def test_a_vocabulary_is_read_zipped_or_plain(tmp_path, name):
     assert tokenizer.revision == f"sha256:{sha256(tmp_path / name)[:16]}"
 
 
+def made_merges(count):
+    """So many different merges, of the published form."""
+    return [f"a{number} b" for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [48894, 48895])  # the published file holds more than are used
+def test_a_vocabulary_of_the_published_size_and_name_that_is_another_is_said_in_one_line(tmp_path, caplog, count):
+    path = tiny_towers.write_vocabulary(tmp_path, made_merges(count))
+    assert Tokenizer.read(path).size == 49408
+    (record,) = caplog.records
+    assert (record.name.split(".")[0], record.levelname) == ("mcil", "WARNING")
+    said = record.getMessage()
+    assert f"{path}: sha256 is {sha256(path)[:16]}..." in said
+    assert "CLIP's published vocabulary is 924691ac288e5440..." in said
+    assert "ids may differ from the published ones" in said
+    assert "\n" not in said
+
+
+def test_the_published_checksum_another_size_or_another_name_say_nothing(tmp_path, caplog, monkeypatch):
+    Tokenizer.read(tiny_towers.write_vocabulary(tmp_path))
+    path = tiny_towers.write_vocabulary(tmp_path, made_merges(48893))
+    Tokenizer.read(path)
+    path = tiny_towers.write_vocabulary(tmp_path, made_merges(48894))
+    (tmp_path / "merges.txt").write_bytes(gzip.decompress(path.read_bytes()))
+    Tokenizer.read(tmp_path / "merges.txt")
+    monkeypatch.setattr("mcil.encoders.clip.tokenizer.PUBLISHED", sha256(path))
+    Tokenizer.read(path)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"header\na b c\n"), gzip.compress(b""), b""])
 def test_what_is_no_vocabulary_is_refused(tmp_path, content):
     path = tmp_path / "bpe_simple_vocab_16e6.txt.gz"

@@ -250,12 +250,13 @@ def test_a_trimodal_network_tells_what_its_outputs_show(trimodal: Run, store: Pa
         "nmi_audio",
         "load",
     }
-    heard = (outputs.fused - outputs.visual).abs().amax(dim=1) > 1e-5
-    assert told["unmasked"] == pytest.approx(float(heard.float().mean()))
-    assert 0 < told["unmasked"] < 1
     assert told["visual_mean"] == pytest.approx(outputs.visual.mean(dim=0).tolist(), abs=1e-5)
     agreement = [np.corrcoef(one, other)[0, 1] for one, other in zip(outputs.visual, outputs.audio, strict=True)]
     assert told["correlation"] == pytest.approx(float(np.mean(agreement)), abs=1e-5)
+    threshold = float(network.get_parameter(f"fusions.{len(tiny.SIZES) - 1}.threshold").detach())
+    gates = [1 / (1 + math.exp((threshold - r) / 0.1)) for r in agreement]
+    assert told["unmasked"] == pytest.approx(statistics.fmean(gates), abs=1e-5)
+    assert 0 < told["unmasked"] < 1
     texts = torch.cat([network.get_buffer("prototypes"), outputs.prototypes])
     assert len(texts) == tiny.CLASSES
     assert told["text_mean"] == pytest.approx(F.normalize(texts, dim=1).mean(dim=0).tolist(), abs=1e-5)
@@ -263,6 +264,20 @@ def test_a_trimodal_network_tells_what_its_outputs_show(trimodal: Run, store: Pa
     for name, feature in (("visual", outputs.visual), ("audio", outputs.audio)):
         expected = normalised_mutual_information(feature[last], outputs.fused[last])
         assert told[f"nmi_{name}"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_a_hard_threshold_it_is_the_share_of_clips_whose_sound_takes_part(store: Path, tmp_path: Path) -> None:
+    name, options = TRIMODAL
+    run = run_one(store, tmp_path, name, {**options, "masking": "fixed", "threshold": 0.0})
+    learner, network = network_of(run)
+    clips = clips_of(store)
+    assert learner.scaler is not None
+    with torch.no_grad():
+        outputs = network(*network.stem(*learner.scaler(clips.audio, clips.visual)))
+    assert outputs.visual is not None
+    heard = (outputs.fused - outputs.visual).abs().amax(dim=1) > 1e-5
+    assert run.figures[-1]["unmasked"] == pytest.approx(float(heard.float().mean()))
+    assert 0 < run.figures[-1]["unmasked"] < 1
 
 
 def test_shares_of_experts_are_of_all_that_there_are_by_then(trimodal: Run) -> None:

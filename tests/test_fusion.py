@@ -114,9 +114,18 @@ def test_only_a_learnt_threshold_is_a_weight_and_it_gets_a_gradient() -> None:
 
 
 def test_a_learnt_threshold_has_a_soft_edge() -> None:
-    made, (visual, audio) = fusion("learned", 0.3), pairs()
-    expected = torch.sigmoid((correlation(visual, audio) - 0.3) / 0.1)
-    torch.testing.assert_close(made(visual, audio).unmasked, expected)
+    made, (visual, audio) = fusion("learned"), pairs()
+    for threshold in (0.0, 0.3):
+        made.threshold.data.fill_(threshold)
+        expected = torch.sigmoid((correlation(visual, audio) - threshold) / 0.1)
+        torch.testing.assert_close(made(visual, audio).unmasked, expected)
+
+
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.8])
+def test_only_a_fixed_threshold_is_the_one_that_is_given(threshold: float) -> None:
+    for masking in get_args(Masking):
+        expected = threshold if masking == "fixed" else 0.0
+        assert float(AdaptiveFusion(WIDTH, masking, threshold).threshold.detach()) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("masking", ["fixed", "learned", "calibrated"])

@@ -31,6 +31,7 @@ from mcil.experiment.single import run_single
 from mcil.losses import released_mutual_information, released_weighted_cross_entropy
 from mcil.methods import create_method
 from mcil.models.crops import random_boxes, resample
+from mcil.models.fusion import correlation
 from mcil.models.mixture import Adapter
 from mcil.models.released import SCALE, ReleasedAdapters, ReleasedFusion, ReleasedMixture, ReleasedNet
 from mcil.training import TrainingOptions
@@ -62,17 +63,48 @@ def unit(name, shape):
     return F.normalize(hash_fill.inputs(name, shape), dim=1)
 
 
-def test_losses_are_those_of_the_published_code():
+def golden_step():
+    """The batch whose losses are known, and the features of its pictures and sounds."""
     visual, audio, labels = unit("img", (6, 512)), unit("aud", (6, 512)), torch.tensor([0, 1, 2, 3, 1, 0])
     logits = SCALE * visual @ hash_fill.inputs("txt", (4, 512), 0.5).T
     # Two classes are known already, so the labels of the task begin at 2.
     outputs = Outputs(F.pad(logits, (2, 0), value=-torch.inf), visual, audio, visual)
-    losses = method().losses(Step(outputs, labels + 2, 0, None, (2, 4)))
+    return Step(outputs, labels + 2, 0, None, (2, 4)), visual, audio
+
+
+def test_losses_are_those_of_the_published_code():
+    step, visual, audio = golden_step()
+    losses = method().losses(step)
     expected = GOLDEN["loss"]
     assert float(sum(losses.values())) == pytest.approx(expected["total"], abs=2e-5)
     assert float(losses["classification"]) == pytest.approx(0.7 * expected["cross_entropy"], abs=1e-6)
     for name, feature in (("visual", visual), ("audio", audio)):
         assert -float(released_mutual_information(visual, feature)) == pytest.approx(expected[name], abs=1e-5)
+
+
+def test_label_smoothing_is_that_of_the_published_code():
+    step, _, _ = golden_step()
+    losses = method(label_smoothing=0.1).losses(step)
+    assert float(sum(losses.values())) == pytest.approx(GOLDEN["loss"]["total_smoothed"], abs=2e-5)
+    logits, labels = step.outputs.logits[:, 2:].double(), step.labels - 2
+    target = 0.9 * F.one_hot(labels, 4) + 0.1 / 4
+    expected = -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    assert float(losses["classification"]) == pytest.approx(0.7 * float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(1.0, "below 1, but it is 1.0"), (float("nan"), "0 or more, but"), (-0.1, "0 or more, but")]
+)
+def test_a_label_smoothing_that_leaves_nothing_of_the_label_is_refused(share, words):
+    with pytest.raises(McilError, match=f"'label_smoothing' must be {words}") as raised:
+        method(label_smoothing=share)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_correlation_that_masks_sound_is_that_of_the_published_code():
+    _, visual, audio = golden_step()
+    assert float(correlation(visual, audio).mean()) == pytest.approx(GOLDEN["loss"]["correlation"], abs=1e-6)
+    assert float(correlation(visual, 0.3 * visual + 0.1).mean()) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("total", ["20", "40", "100"])

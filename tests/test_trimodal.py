@@ -151,6 +151,21 @@ def test_shuffling_prompts_among_classes_shuffles_what_clips_are_called(stages: 
         torch.testing.assert_close(after.probabilities[:, 3:], before[:, 3:])
 
 
+def test_shuffled_sounds_pictures_or_prompts_cost_the_experts_accuracy(learnt: Learner) -> None:
+    """Of ordinary clips, with nothing but the experts to say what they are."""
+    experts, (audio, visual, labels) = without_prior(learnt), clips_of()
+    swapped, turn = copied(experts), torch.arange(len(labels)).roll(20)
+    net(swapped).prototypes[:5] = net(experts).prototypes[[1, 2, 0, 4, 3]]  # the third task is of one class
+
+    def accuracy(made: Learner, audio: Tensor, visual: Tensor) -> float:
+        return float((made.predict(audio, visual).labels == labels).float().mean())
+
+    whole = accuracy(experts, audio, visual)
+    assert accuracy(experts, audio[turn], visual) <= whole - 0.1
+    assert accuracy(experts, audio, visual[turn]) <= whole - 0.1
+    assert accuracy(swapped, audio, visual) <= whole - 0.1
+
+
 def test_other_text_makes_other_predictions() -> None:
     audio, visual = clips_between(0, 5)
     plain = taught(tasks=2).predict(audio, visual).probabilities

@@ -184,12 +184,15 @@ def feature_discrepancy(
     return total
 
 
-def released_weighted_cross_entropy(logits: Tensor, labels: Tensor, visual: Tensor) -> Tensor:
+def released_weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, visual: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
     """What MCIL-AudioCLIP's release computes as its weighted contrastive term: the mean cross-entropy.
 
     ``logits`` (B,C), ``labels`` (B,), ``visual`` (B,D) L2-normalised. With w_ij = cos(v_i, v_j) / 2 + 1/2 each clip's
     cross-entropy is multiplied by the sum of w_ij over j and divided by it: the weights cancel. Computed as it is
-    written there, ``L_w = mean_i [ sum_j w_ij ce_i / sum_j w_ij ]``.
+    written there, ``L_w = mean_i [ sum_j w_ij ce_i / sum_j w_ij ]``. With smoothing e the target of ce is 1 - e for the
+    label and e / C more for each class, the label too.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or visual.shape[:1] != labels.shape:
         raise ValueError(
@@ -198,7 +201,7 @@ def released_weighted_cross_entropy(logits: Tensor, labels: Tensor, visual: Tens
         )
     with torch.autocast(visual.device.type, enabled=False):
         weights = _widen(visual) @ _widen(visual).T / 2 + 1 / 2
-    losses = F.cross_entropy(_widen(logits), labels, reduction="none")
+    losses = F.cross_entropy(_widen(logits), labels, reduction="none", label_smoothing=label_smoothing)
     return ((weights * losses[:, None]).sum(dim=1) / weights.sum(dim=1)).mean()
 
 

@@ -32,6 +32,7 @@ class McilAudioClipReleased(GradientMethod):
     Attributes:
         weights: of CLIP, with the vocabulary beside them; see :func:`mcil.encoders.clip.load_clip`. The release's are
             OpenAI's ViT-B/16.
+        label_smoothing: share of a clip's target that is spread evenly over the classes of its task, below 1.
     """
 
     source: ClassVar[str] = "Chen et al., MCIL-AudioCLIP, ICASSP 2025; the released code"
@@ -39,6 +40,13 @@ class McilAudioClipReleased(GradientMethod):
     needs_weights: ClassVar[bool] = True
 
     weights: str = DEFAULT
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        if not self.label_smoothing < 1:
+            raise McilError(f"option 'label_smoothing' must be below 1, but it is {self.label_smoothing}")
 
     @property
     def standardised(self) -> bool:
@@ -75,7 +83,9 @@ class McilAudioClipReleased(GradientMethod):
         """Return both terms, with the release's weights; without sound the second has one part."""
         outputs, old = step.outputs, step.old_classes
         assert outputs.visual is not None  # the network always reads pictures
-        classification = released_weighted_cross_entropy(outputs.logits[:, old:], step.labels - old, outputs.visual)
+        classification = released_weighted_cross_entropy(
+            outputs.logits[:, old:], step.labels - old, outputs.visual, self.label_smoothing
+        )
         information = released_mutual_information(outputs.fused, outputs.visual)
         if outputs.audio is not None:
             information = information + released_mutual_information(outputs.fused, outputs.audio)

@@ -37,10 +37,10 @@ def network_figures(figures: Sequence[Mapping[str, Any]], steps: FloatArray, mat
         matrix: accuracy matrix (T,T) in percent.
 
     Returns:
-        ``unmasked`` (T,), shares of the test clips; ``load_imbalance`` {tower: (T,)}, see :func:`load_imbalance`;
-        ``task_similarity`` {"text", "visual": (T,)}, see :func:`mcil.metrics.released.task_similarity`; ``released``
-        {"metric1", "metric2"}, which are to compare with the release of MCIL-AudioCLIP only. NaN where a figure cannot
-        be computed.
+        ``unmasked`` (T,), the sound's mean weight in the fusion, 0 to 1; ``load_imbalance`` {tower: (T,)}, see
+        :func:`load_imbalance`; ``task_similarity`` {"text", "visual": (T,)}, see
+        :func:`mcil.metrics.released.task_similarity`; ``released`` {"metric1", "metric2"}, which are to compare with
+        the release of MCIL-AudioCLIP only. NaN where a figure cannot be computed.
 
     Raises:
         ValueError: there are figures of another number of tasks.

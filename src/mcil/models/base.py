@@ -61,7 +61,8 @@ class Network(nn.Module, ABC):
 
         Names mean the same in all networks; one leaves out what it has not.
 
-        - ``unmasked``: share of the clips whose sound took part in the fused feature.
+        - ``unmasked``: mean weight of the sound in the fusion, 0 to 1: with a hard threshold the share of clips whose
+          sound takes part.
         - ``correlation``: mean over the clips of Pearson's r of the features of sound and picture.
         - ``visual_mean``: (E,) mean unit vector of the pictures.
         - ``text_mean``: (E,) mean of what text says of the classes seen so far.

@@ -12,9 +12,10 @@ from mcil.models.fusion import correlation
 
 
 class View(NamedTuple):
-    """What a network makes of a batch: unit vectors (B,E), and ``unmasked`` (B,), 1 where the sound took part.
+    """What a network makes of a batch: unit vectors (B,E), and ``unmasked`` (B,), the sound's weight in the fusion.
 
-    None stands for what is not read, and for what is not fused.
+    The weight is 1 where the sound takes part fully and 0 where it is masked; a learnt threshold with its soft edge
+    gives what is between. None stands for what is not read, and for what is not fused.
     """
 
     fused: Tensor

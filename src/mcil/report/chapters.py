@@ -146,7 +146,8 @@ def _networks(data: DataSet, prefix: str) -> Section | None:
     if table is None:
         return None
     sayings = {
-        "unmasked": "Sound used: share of the test clips whose sound took part in the fused feature, not masked.",
+        "unmasked": "Sound used: mean weight of the sound in the fusion of the test clips; with a hard threshold the "
+        "share of clips whose sound takes part.",
         "load_imbalance": "Imbalance of the experts of a tower: 0 where all are picked as often, sqrt(n / k - 1) where "
         "every clip picks the same k of n. Coefficient of variation of their shares, mean over places.",
         "task_similarity": "Similarity of a task's mean text or picture feature and that of the task before: 0 "

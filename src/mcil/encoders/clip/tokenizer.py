@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import logging
 import re
 import unicodedata
 import zlib
@@ -20,7 +21,10 @@ from torch import Tensor
 from mcil.errors import McilError
 from mcil.files import sha256
 
+logger = logging.getLogger(__name__)
+
 VOCABULARIES = ("bpe_simple_vocab_16e6.txt.gz", "merges.txt")
+PUBLISHED = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"  # sha256 of the first of these
 MERGES = 48894  # that CLIP uses of the published file, which holds more
 END_OF_WORD = "</w>"
 CONTRACTION = re.compile("'(?:s|t|re|ve|m|ll|d)")
@@ -54,6 +58,8 @@ class Tokenizer:
     def read(path: Path, context: int = 77) -> Tokenizer:
         """Read the published vocabulary: a header, then a merge of two symbols a line; gzip or plain text.
 
+        A file that has its name and its size in tokens, but not its checksum, is said in one line of warning.
+
         Raises:
             McilError: the file cannot be read, or is something else.
         """
@@ -66,7 +72,16 @@ class Tokenizer:
         merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
         if not merges or len(merges) < len(pairs):
             raise McilError(f"{path}: is not CLIP's vocabulary (two symbols a line); give {VOCABULARIES[0]}")
-        return Tokenizer(merges, context, f"sha256:{sha256(path)[:16]}")
+        checksum = sha256(path)
+        if path.name == VOCABULARIES[0] and len(merges) == MERGES and checksum != PUBLISHED:
+            logger.warning(
+                "%s: sha256 is %s..., and that of CLIP's published vocabulary is %s...; ids may differ from the "
+                "published ones, so download it again unless that is meant",
+                path,
+                checksum[:16],
+                PUBLISHED[:16],
+            )
+        return Tokenizer(merges, context, f"sha256:{checksum[:16]}")
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return ids int64 (n, context): start, text, end, then zeros.
