@@ -43,7 +43,7 @@ INSIGHT: dict[str, Callable[[dict[str, Any]], float]] = {
     "accuracy lost when pictures are shuffled, points": lambda run: run["shuffle_drop"]["visual"]["last"],
     "accuracy with the sound alone, %": lambda run: run["input_accuracy"]["audio"][-1],
     "accuracy with the picture alone, %": lambda run: run["input_accuracy"]["visual"][-1],
-    "sounds that took part in the fusion, %": lambda run: 100 * run["unmasked"][-1],
+    "weight of the sound in the fusion (1: not masked), %": lambda run: 100 * run["unmasked"][-1],
 }
 
 
