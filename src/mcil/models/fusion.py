@@ -18,7 +18,7 @@ _EDGE = 0.1
 
 
 class Fused(NamedTuple):
-    """``feature`` (B,E), not normalised; ``unmasked`` (B,): the weight of the sound, 0 where it was masked, at most 1."""
+    """``feature`` (B,E), not normalised; ``unmasked`` (B,): the weight of the sound; 0 is masked."""
 
     feature: Tensor
     unmasked: Tensor
