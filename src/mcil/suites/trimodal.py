@@ -30,6 +30,9 @@ _OPTIONS: dict[str, Mapping[str, Any]] = {
     "prior slda": {"prior": "slda"},
     "prior ncm": {"prior": "ncm"},
     "without a prior": {"prior": "none"},
+    "without a prior, without adapters": {"prior": "none", "adapters": "none"},
+    "without a prior, fusion by sum": {"prior": "none", "fusion": "sum"},
+    "without a prior, one prompt": {"prior": "none", "prompts": "first"},
     "all goes on learning": {"shared": "always"},
     "all goes on learning, distilled": {"shared": "always", "distillation_weight": 1.0},
 }
