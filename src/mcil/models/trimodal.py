@@ -176,10 +176,9 @@ class TrimodalNet(Network):
 
     def stem(self, audio: Tensor | None, visual: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return what enters the first layers with adapters; pictures that are augmented stay as they are."""
-        given = {"audio": audio, "visual": visual}
-        lower = {name: self._below(name, clips) for name, clips in given.items() if self._reads(name, clips)}
-        if self.augment is not None and visual is not None and "visual" in lower:
-            lower["visual"] = visual
+        given = self._given(audio, visual)
+        kept = {name for name in given if name == "visual" and self.augment is not None}
+        lower = {name: clips if name in kept else self._below(name, clips) for name, clips in given.items()}
         return lower.get("audio"), lower.get("visual")
 
     def begin_task(self, clips: Iterable[Batch]) -> None:
@@ -264,22 +263,22 @@ class TrimodalNet(Network):
     def _shared_parameters(self) -> list[nn.Parameter]:
         return [self.log_scale, *self.towers.parameters()]
 
-    def _reads(self, name: str, clips: Tensor | None) -> bool:
-        return name in self.towers and clips is not None
+    def _given(self, audio: Tensor | None, visual: Tensor | None) -> dict[str, Tensor]:
+        """Return what is given of what the network reads, by modality."""
+        given = {"audio": audio, "visual": visual}
+        return {name: clips for name, clips in given.items() if clips is not None and name in self.towers}
 
     def _first(self, name: str) -> int:
         """The first place of a tower that has adapters; behind the last where none has."""
         adapters = self._adapters().get(name)
         return len(self._tower(name).widths) if adapters is None else adapters.first
 
-    def _below(self, name: str, clips: Tensor | None) -> Tensor:
-        assert clips is not None
+    def _below(self, name: str, clips: Tensor) -> Tensor:
         return self._tower(name).below(clips, self._first(name))
 
     def _lower(self, audio: Tensor | None, visual: Tensor | None) -> dict[str, Tensor]:
         """Return what enters the first adapted layers, by modality, of clips as :meth:`stem` returned them."""
-        given = {"audio": audio, "visual": visual}
-        lower = {name: clips for name, clips in given.items() if clips is not None and self._reads(name, clips)}
+        lower = self._given(audio, visual)
         if self.augment is not None and "visual" in lower:
             pictures = self.augment(lower["visual"]) if self.training else lower["visual"]
             lower["visual"] = self._below("visual", pictures)
