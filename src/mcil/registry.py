@@ -53,21 +53,34 @@ class Registry(Generic[T]):
 
 
 def checked_option(what: str, value: Any, expected: Any) -> Any:
-    """Return ``value`` if it is of the ``expected`` type: a class, a union of classes or a Literal.
+    """Return ``value`` if it is of the ``expected`` type: a class, a list of one, a union of these, or a Literal.
 
     A whole number may stand for a float.
 
     Raises:
         McilError: it is of another type; ``what`` names the option.
     """
-    kinds = get_args(expected) or (expected,)
+    kinds = (expected,) if get_origin(expected) is list else get_args(expected) or (expected,)
     if get_origin(expected) is Literal:
         if value not in kinds:
             raise McilError(f"{what} must be one of {', '.join(map(repr, kinds))}, but it is {value!r}")
         return value
     if float in kinds and type(value) is int:
         return float(value)
-    if type(value) not in kinds:
-        names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+    if not any(_is_a(value, kind) for kind in kinds):
+        names = " or ".join(map(_type_name, kinds))
         raise McilError(f"{what} must be of type {names}, but it is {value!r}")
     return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return type(value) is list and all(type(each) is item for each in value)
+    return type(value) is kind
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is list:
+        return f"list of {get_args(kind)[0].__name__}"
+    return "null" if kind is NoneType else str(kind.__name__)

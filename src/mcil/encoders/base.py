@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ class Encoder(ABC):
     Attributes:
         name: the name it is registered under; ``ENCODERS[name](**card()["options"])`` builds it again.
         modality: what it reads of a clip.
-        shape: of its output for one clip: (D,) for audio, (L,S,D) for visual.
+        shape: of its output for one clip: (D,) or (T,D), T steps of time, for audio; (L,S,D) for visual.
         dtype: of its output where that is raw input, which is stored as it is; None where it is float32.
     """
 
@@ -86,6 +87,30 @@ class TextEncoder(ABC):
     def encode(self, texts: Sequence[str]) -> npt.NDArray[Any]:
         """Encode texts: float32 (n, D) as the encoder gives them, not normalised; or token ids, int32 (n, length)."""
 
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an encoder before its weights are there, with its default options; ``mcil encoders`` lists it.
+
+    Attributes:
+        modality: what it reads.
+        shape: of its output, as :attr:`Encoder.shape`.
+        parameters: in millions; 0 where nothing was learnt.
+        licence: of the weights.
+        weights: name on the hub, or of the file that a user has to get; None where none are needed.
+        formats: names of the file of tensors on the hub, any of which will do.
+    """
+
+    modality: Literal["audio", "visual", "text"]
+    shape: tuple[int, ...]
+    parameters: float
+    licence: str
+    weights: str | None = None
+    formats: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+
+
+FACTS: dict[str, tuple[Facts, ...]] = {}
+"""By the name of each registered encoder: one entry for each modality that it reads."""
 
 AnyEncoder = Encoder | TextEncoder
 Factory = Callable[..., Sequence[AnyEncoder]]
