@@ -167,7 +167,7 @@ class DenseVisual(TorchEncoder):
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             parts = [
                 pool_grid(tower(self.pixels.normalise(part.to(device))).float(), self.native, self.grid).cpu()
-                for part in pixels.split(size)
+                for part in torch.split(pixels, size)
             ]
         tokens: Floats = torch.cat(parts).numpy()
         return tokens.reshape(len(prepared), *self.shape)
