@@ -184,6 +184,28 @@ def feature_discrepancy(
     return total
 
 
+def feature_distillation(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], form: Literal["cosine", "mse"] = "cosine"
+) -> Tensor:
+    """Keep features where the teacher has them: mean over clips, and over the features.
+
+    ``student`` and ``teacher`` hold features (B,D) by name, of any length. "cosine": 1 - cos. "mse": squared distance
+    of the L2-normalised features, which is twice that. Zero vectors have the cosine 0 with everything. Ours, for the
+    reconstruction of arXiv 2606.10887; the cosine form as in Hou et al., CVPR 2019.
+    """
+    if form not in ("cosine", "mse"):
+        raise ValueError(f"form must be 'cosine' or 'mse', not {form!r}")
+    terms = []
+    for name, feature in student.items():
+        if feature.shape != teacher[name].shape or feature.ndim != 2:
+            shapes = f"student {tuple(feature.shape)} and teacher {tuple(teacher[name].shape)}"
+            raise ValueError(f"the {name} features of {shapes} must both be (B,D)")
+        ours, theirs = F.normalize(_widen(feature), dim=1), F.normalize(_widen(teacher[name]), dim=1)
+        apart = 1 - (ours * theirs).sum(dim=1) if form == "cosine" else ((ours - theirs) ** 2).sum(dim=1)
+        terms.append(apart.mean())
+    return torch.stack(terms).mean()
+
+
 def released_weighted_cross_entropy(
     logits: Tensor, labels: Tensor, visual: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:

@@ -23,13 +23,13 @@ def audio_guided_attention(audio: Tensor, visual: Tensor, tokens: Tensor) -> Att
     attention, a softmax of their product. Of the big tensors only ``visual``, ``tokens`` and the spatial
     weights are kept for the backward pass. Source: Pian et al., ICCV 2023, eq. 2 to 4.
     """
-    spatial = _softmax(visual * audio[:, None, None, :], dim=2)
+    spatial = softmax(visual * audio[:, None, None, :], dim=2)
     frames = (spatial * visual).sum(dim=2)
-    temporal = _softmax(frames * audio[:, None, :], dim=1)
+    temporal = softmax(frames * audio[:, None, :], dim=1)
     pooled = (temporal * (spatial * tokens).sum(dim=2)).sum(dim=1)
     return Attended(pooled, spatial, temporal)
 
 
-def _softmax(scores: Tensor, dim: int) -> Tensor:
+def softmax(scores: Tensor, dim: int) -> Tensor:
     """Softmax in float32 at least, on every device: autocast sees to that on some only."""
     return torch.softmax(scores, dim, dtype=torch.promote_types(scores.dtype, torch.float32))

@@ -26,6 +26,43 @@ class LinearClassifier(nn.Linear):
         self.weight, self.bias, self.out_features = grown.weight, grown.bias, classes
 
 
+class CosineClassifier(nn.Module):
+    """Scores are cosines of features and class weights times a learnt scale; growing keeps the old rows.
+
+    Source: Hou et al., "Learning a Unified Classifier Incrementally via Rebalancing", CVPR 2019.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(self._drawn(classes, width))
+        self.factor = nn.Parameter(torch.tensor(10.0))
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs."""
+        return len(self.weight)
+
+    @property
+    def scale(self) -> Tensor:
+        """The learnt factor ()."""
+        return self.factor
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """Return logits (B,C) of fused features (B,D)."""
+        logits: Tensor = self.factor * (F.normalize(fused, dim=-1) @ F.normalize(self.weight, dim=-1).T)
+        return logits
+
+    def grow(self, classes: int) -> None:
+        """Enlarge to ``classes`` outputs."""
+        new = self._drawn(classes - self.classes, self.weight.shape[1]).to(self.weight)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), new]))
+
+    @staticmethod
+    def _drawn(classes: int, width: int) -> Tensor:
+        """Random directions, drawn on the CPU whatever device the network is on."""
+        return nn.init.normal_(torch.empty(classes, width, device="cpu"), std=width**-0.5)
+
+
 class ProxyClassifier(nn.Module):
     """Local similarity classifier: each class has several proxies, and a clip may be near any of them.
 

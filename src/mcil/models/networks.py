@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcil.models.attention import Attended, audio_guided_attention
 from mcil.models.base import Network
-from mcil.models.classifiers import LinearClassifier, ProxyClassifier
+from mcil.models.classifiers import CosineClassifier, LinearClassifier, ProxyClassifier
+from mcil.models.tokens import unit
 from mcil.types import Modality, Outputs
 
 
@@ -34,7 +34,7 @@ class AudioVisualNet(Network):
         classes: int,
         modality: Modality = "audio-visual",
         audio_width: int | None = None,
-        classifier: LinearClassifier | ProxyClassifier | None = None,
+        classifier: LinearClassifier | CosineClassifier | ProxyClassifier | None = None,
     ) -> None:
         super().__init__()
         self.width = width
@@ -93,7 +93,7 @@ class AudioVisualNet(Network):
         """Fuse the projected features (B,D) that there are and score the sum."""
         fused = torch.stack([feature for feature in (sound, look) if feature is not None]).sum(dim=0)
         scale = self.classifier.scale
-        return Outputs(self.classifier(fused), fused, _unit(sound), _unit(look), scale=scale)
+        return Outputs(self.classifier(fused), fused, unit(sound), unit(look), scale=scale)
 
     def grow(self, classes: int, text: Tensor | None = None) -> None:
         """Enlarge the classifier to ``classes`` outputs; what it has learnt stays, and ``text`` is not read.
@@ -124,10 +124,3 @@ class AudioVisualNet(Network):
         if features.ndim != dimensions or features.shape[-1] != width:
             raise ValueError(f"{name} must be {shape} with D = {width}, not {tuple(features.shape)}")
         return features
-
-
-def _unit(feature: Tensor | None) -> Tensor | None:
-    """L2-normalise in float32 at least: contrastive temperatures magnify what a narrow type rounds off."""
-    if feature is None:
-        return None
-    return F.normalize(feature.to(torch.promote_types(feature.dtype, torch.float32)), dim=-1)

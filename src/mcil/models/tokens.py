@@ -1,7 +1,9 @@
-"""Tokens that a clip does not have: zeros, whatever encoder or scaler they went through."""
+"""Tokens that a clip does not have are zeros, whatever they went through; and small things that networks share."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,3 +18,10 @@ def mean_step(audio: Tensor) -> Tensor:
         return audio
     # Absent steps are zeros and add nothing; a sound without any stays zero.
     return audio.sum(dim=1) / present(audio).sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def unit(feature: Tensor | None) -> Tensor | None:
+    """L2-normalise (...,D) in float32 at least: contrastive temperatures magnify what a narrow type rounds off."""
+    if feature is None:
+        return None
+    return F.normalize(feature.to(torch.promote_types(feature.dtype, torch.float32)), dim=-1)
