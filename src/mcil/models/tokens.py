@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -10,9 +11,22 @@ def present(tokens: Tensor) -> Tensor:
     return (tokens != 0).any(dim=-1)
 
 
-def mean_step(audio: Tensor) -> Tensor:
-    """Return a sound as one vector (B,D): itself, or the mean of the steps that it has where it is (B,T,D)."""
+def mean_step(audio: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a sound as one vector (B,D): itself, or the mean of the steps that it has where it is (B,T,D).
+
+    Computed in ``dtype``, in that of the sound where None. A sound without any step is 0.
+    """
     if audio.ndim != 3:
-        return audio
-    # Absent steps are zeros and add nothing; a sound without any stays zero.
-    return audio.sum(dim=1) / present(audio).sum(dim=1, keepdim=True).clamp_min(1)
+        return audio if dtype is None else audio.to(dtype)
+    # Absent steps are zeros and add nothing.
+    return audio.sum(dim=1, dtype=dtype) / present(audio).sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def mean_token(visual: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the mean (B,D) of the tokens that pictures (B,L,S,D) have; 0 where they have none.
+
+    Computed in ``dtype``, in that of the tokens where None.
+    """
+    count = present(visual).sum(dim=(1, 2))[:, None]
+    # The mean of all tokens times exactly 1 where none is absent.
+    return visual.mean(dim=(1, 2), dtype=dtype) * (visual.shape[1] * visual.shape[2] / count.clamp_min(1))
