@@ -335,14 +335,13 @@ FEATURES = [name for name in METHODS.names() if not METHODS[name].needs_weights]
 
 
 def learn_steps(given: Given, change: Callable[[Batch], Batch]) -> tuple[Tensor, Tensor]:
-    """Learn two tasks from clips that ``change`` made; return probabilities of test clips, and with sounds shuffled."""
+    """Learn two tasks from clips that ``change`` made: probabilities of test clips, and of their sounds alone."""
     learner = given.learner()
     changed = dataclasses.replace(given, clips=lambda *args, **kwargs: change(given.clips(*args, **kwargs)))
     for _ in range(2):
         learn_next(changed, learner)
     test = changed.clips(0, 5, seed=3)
-    assert test.audio is not None
-    return probabilities(learner, test.audio, test.visual), probabilities(learner, test.audio.roll(5, 0), test.visual)
+    return probabilities(learner, test.audio, test.visual), probabilities(learner, test.audio, None)
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -352,10 +351,9 @@ def test_it_learns_from_sounds_of_several_steps_and_steps_that_are_absent_change
         assert stepped.audio is not None
         return dataclasses.replace(stepped, audio=F.pad(stepped.audio, (0, 0, 0, 3)))
 
-    said, turned = learn_steps(given(name, made), tiny.in_steps)
+    said, alone = learn_steps(given(name, made), tiny.in_steps)
     assert said.isfinite().all()
-    # Of logarithms, since a method may be too sure of itself for probabilities to tell.
-    assert (said.clamp_min(1e-30).log() - turned.clamp_min(1e-30).log()).abs().amax() > 1e-3
+    assert not torch.allclose(alone, alone.roll(8, 0))  # clips of other classes
     labels = given(name, made).clips(0, 5, seed=3).labels
     assert (said.argmax(dim=1) == labels).float().mean() > 0.4  # of five classes
     padded, _ = learn_steps(given(name, made), longer)

@@ -1,6 +1,7 @@
 """Tokens that a clip does not have, from the scaler to the learner: against loops, and what they may not change."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import tiny_released
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.errors import McilError
+from mcil.experiment.folder import RunFolder
+from mcil.experiment.single import run_single
 from mcil.learner import Learner
 from mcil.models import AudioVisualNet, InputScaler
 from mcil.models.closed_form_features import ClipFeatures
@@ -38,7 +41,7 @@ def tokens(shape: tuple[int, ...], seed: int = 0, share: float = 0.3) -> Tensor:
 def mean_of_those_there(clip: Tensor) -> Tensor:
     """Return the mean (D,) of the tokens of one clip that are not all zeros, one after the other."""
     rows = [row for row in clip.reshape(-1, clip.shape[-1]) if row.count_nonzero()]
-    total = torch.zeros(clip.shape[-1])
+    total = torch.zeros(clip.shape[-1], dtype=clip.dtype)
     for row in rows:
         total = total + row
     return total / max(1, len(rows))
@@ -52,9 +55,16 @@ def test_means_are_over_the_tokens_that_are_there(
 ) -> None:
     clips = tokens(shape, seed, share)
     clips[3] = 0
-    expected = torch.stack([mean_of_those_there(clip) for clip in clips])
-    torch.testing.assert_close(mean(clips), expected)
-    torch.testing.assert_close(mean(clips, torch.float64), expected.double(), check_dtype=True, rtol=1e-5, atol=1e-5)
+    for dtype in (torch.float32, torch.float64):
+        expected = torch.stack([mean_of_those_there(clip.to(dtype)) for clip in clips])
+        torch.testing.assert_close(mean(clips, dtype), expected)
+    assert mean(clips).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_token_is_there_if_any_of_its_numbers_is_not_zero(dtype: torch.dtype) -> None:
+    rows = [[0.0, 0.0], [0.0, -0.0], [0.0, 1e-7], [-2.0, 0.0], [0.0, math.nan]]
+    assert present(torch.tensor(rows, dtype=dtype)).tolist() == [False, False, True, True, True]
 
 
 def test_without_absent_tokens_means_are_plain_ones() -> None:
@@ -255,3 +265,25 @@ def test_clips_without_sound_that_count_as_zeros_have_no_steps(tmp_path: Path) -
     assert sound is not None
     assert torch.equal(mean_step(sound)[::3], torch.zeros(2, tiny.AUDIO))
     assert mean_step(sound)[1::3].count_nonzero() == 2 * tiny.AUDIO
+
+
+@pytest.mark.parametrize("method", ["av-cil", "acil-av"])
+def test_a_whole_run_reads_sounds_of_several_steps(method: str, tmp_path: Path) -> None:
+    """With modality dropout, attention, shuffled sounds, and each modality alone."""
+    clips = tiny.in_steps(tiny.clips(0, tiny.CLASSES, count=6))
+    assert clips.audio is not None
+    assert clips.visual is not None
+    FeatureStore.write(
+        tmp_path / "store",
+        labels=["abcdef"[label] for label in clips.labels.tolist()],
+        splits=["train", "train", "train", "val", "test", "test"] * tiny.CLASSES,
+        audio=clips.audio.half().numpy(),
+        visual=clips.visual.numpy(),
+    )
+    training = dataclasses.replace(tiny.TRAINING, modality_dropout=0.5, epochs=20)
+    options = {"width": 32} if method == "acil-av" else {}
+    experiment = tiny.experiment(tmp_path / "store", method=method, options=options, training=training)
+    result = run_single(experiment, RunFolder(tmp_path / "run"), lambda event: None)
+    assert result["mean_accuracy"] > 50  # of three classes, then five, then six
+    assert set(result["shuffle_drop"]) == {"audio", "visual"}
+    assert Learner.load(tmp_path / "run" / "learner").sound_shape == (4,)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def present(tokens: Tensor) -> Tensor:
     """Return which tokens (...,D) a clip has: bool (...). One whose numbers are all 0 is padding."""
-    return (tokens != 0).any(dim=-1)
+    return tokens.any(dim=-1)
 
 
 def mean_step(audio: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -27,6 +27,7 @@ def mean_token(visual: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     Computed in ``dtype``, in that of the tokens where None.
     """
-    count = present(visual).sum(dim=(1, 2))[:, None]
-    # The mean of all tokens times exactly 1 where none is absent.
-    return visual.mean(dim=(1, 2), dtype=dtype) * (visual.shape[1] * visual.shape[2] / count.clamp_min(1))
+    mean = visual.mean(dim=(1, 2), dtype=dtype)
+    count = present(visual).sum(dim=(1, 2))[:, None].clamp_min(1).to(mean.dtype)
+    # Times exactly 1 where none is absent.
+    return mean * (visual.shape[1] * visual.shape[2] / count)
