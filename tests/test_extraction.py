@@ -58,6 +58,16 @@ class Colour(Encoder):
         return prepared.astype(np.float32)
 
 
+class Steps(Loudness):
+    """Loudness, in the first of three steps of time."""
+
+    name = "steps"
+    shape = (3, 2)
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        return np.pad(super().encode(prepared)[:, None], ((0, 0), (0, 2), (0, 0)))
+
+
 class Deadly(Loudness):
     def prepare(self, clip: Clip) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -131,6 +141,17 @@ def test_processes_and_place_do_not_change_the_bytes(tmp_path: Path) -> None:
 def test_dtype(tmp_path: Path, dtype: Any, stored: torch.dtype) -> None:
     store = extract(make_data(tmp_path / "data"), tmp_path / "s", [Colour()], dtype=dtype, jobs=1)
     assert store.read("visual", np.array([1])).dtype == stored
+
+
+def test_sounds_of_several_steps_are_stored_as_token_maps_are(tmp_path: Path) -> None:
+    manifest = make_data(tmp_path / "data")
+    vectors = extract(manifest, tmp_path / "v", [Loudness()], jobs=1).read("audio", np.arange(10))
+    store = extract(manifest, tmp_path / "s", [Steps()], jobs=1)
+    assert store.shapes == {"audio": (3, 2)}
+    sounds = store.read("audio", np.arange(10))
+    assert torch.equal(sounds[:, 0], vectors.half())
+    assert sounds[:, 1:].count_nonzero() == sounds[8].count_nonzero() == 0  # clip 8 has no sound
+    assert not store.index["has_audio"][8]
 
 
 def test_what_does_not_fit_the_dtype_is_named(tmp_path: Path) -> None:

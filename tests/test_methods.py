@@ -7,7 +7,7 @@ A method that lives elsewhere is held to it too: `pytest tests/test_methods.py -
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import mcil.training.engine
@@ -32,7 +33,7 @@ from mcil.learner import Learner
 from mcil.memory import SELECTORS
 from mcil.methods import METHODS, GradientMethod, Method, create_method
 from mcil.models import AudioVisualNet
-from mcil.types import Modality, Rows
+from mcil.types import Batch, Modality, Rows
 from tiny_methods import MEMORY, Given, given
 
 
@@ -328,6 +329,47 @@ def test_it_learns_from_one_modality_or_says_that_it_cannot(learnt: Learnt, moda
     assert torch.equal(alone.probabilities, probabilities(learner, test.audio, test.visual))
     turned = learner.predict(*(None if array is None else array.roll(5, 0) for array in (audio, visual)))
     assert not torch.allclose(turned.probabilities, alone.probabilities)
+
+
+FEATURES = [name for name in METHODS.names() if not METHODS[name].needs_weights]
+
+
+def learn_steps(given: Given, change: Callable[[Batch], Batch]) -> tuple[Tensor, Tensor]:
+    """Learn two tasks from clips that ``change`` made: probabilities of test clips, and of their sounds alone."""
+    learner = given.learner()
+    changed = dataclasses.replace(given, clips=lambda *args, **kwargs: change(given.clips(*args, **kwargs)))
+    for _ in range(2):
+        learn_next(changed, learner)
+    test = changed.clips(0, 5, seed=3)
+    return probabilities(learner, test.audio, test.visual), probabilities(learner, test.audio, None)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_it_learns_from_sounds_of_several_steps_and_steps_that_are_absent_change_nothing(name: str, made: Path) -> None:
+    def longer(clips: Batch) -> Batch:
+        stepped = tiny.in_steps(clips)
+        assert stepped.audio is not None
+        return dataclasses.replace(stepped, audio=F.pad(stepped.audio, (0, 0, 0, 3)))
+
+    said, alone = learn_steps(given(name, made), tiny.in_steps)
+    assert said.isfinite().all()
+    assert not torch.allclose(alone, alone.roll(8, 0))  # clips of other classes
+    labels = given(name, made).clips(0, 5, seed=3).labels
+    assert (said.argmax(dim=1) == labels).float().mean() > 0.4  # of five classes
+    padded, _ = learn_steps(given(name, made), longer)
+    torch.testing.assert_close(padded, said, rtol=0, atol=1e-5 if METHODS[name].closed_form else 1e-4)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_sound_of_one_step_is_learnt_as_a_vector_is(name: str, made: Path) -> None:
+    def one(clips: Batch) -> Batch:
+        assert clips.audio is not None
+        return dataclasses.replace(clips, audio=clips.audio[:, None])
+
+    for step, vector in zip(
+        *(learn_steps(given(name, made), change) for change in (one, lambda clips: clips)), strict=True
+    ):
+        assert torch.equal(step, vector)
 
 
 @pytest.mark.parametrize("name", METHODS.names())

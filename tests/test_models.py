@@ -339,5 +339,5 @@ def test_sound_may_have_another_width_than_the_tokens() -> None:
     assert outputs.spatial_attention is not None
     assert outputs.spatial_attention.shape == visual.shape
     assert not network(audio.flip(0), visual).logits.allclose(outputs.logits)
-    with pytest.raises(ValueError, match=r"audio must be \(B,D\) with D = 7"):
+    with pytest.raises(ValueError, match=r"audio must be \(B,D\) or \(B,T,D\) with D = 7"):
         network(normal(0, 5, 4), visual)

@@ -77,6 +77,22 @@ def test_any_rows_from_any_shards(tmp_path_factory: pytest.TempPathFactory, rows
     assert torch.equal(store.read("visual", np.array(rows, dtype=np.int64)), torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_sounds_of_several_steps_are_kept_with_the_steps_that_they_lack(tmp_path: Path, dtype: type) -> None:
+    sounds = np.random.default_rng(0).normal(size=(12, 3, 5)).astype(dtype)
+    sounds[4, 1:], sounds[7] = 0, 0
+    store = FeatureStore.write(tmp_path / "s", **{**arrays(), "audio": sounds})
+    assert store.shapes == {"audio": (3, 5), "visual": (2, 3, 4)}
+    rows = np.array([7, 0, 4, 7])
+    read = FeatureStore(tmp_path / "s").read("audio", rows)
+    assert torch.equal(read, torch.from_numpy(sounds[rows]))
+    assert read[2, 1:].count_nonzero() == 0
+    given = arrays()
+    np.savez(tmp_path / "f.npz", audio=sounds, y=given["labels"], split=given["splits"])
+    imported = FeatureStore(import_arrays(tmp_path / "f.npz", tmp_path / "t"))
+    assert torch.equal(imported.read("audio", rows), read)
+
+
 def test_one_modality_and_flat_visual_features(tmp_path: Path) -> None:
     given = arrays()
     audio_only = FeatureStore.write(tmp_path / "a", **{**given, "visual": None})
@@ -216,7 +232,8 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"audio": np.ones((11, 5))}, "different numbers of clips: 12 labels, 12 splits, 12 ids, 11 audio"),
-        ({"audio": np.ones((12, 5, 2))}, "shape"),
+        ({"audio": np.ones((12, 5, 2, 2))}, r"shape \(12, 5, 2, 2\); \(N,D\) or \(N,T,D\) is needed"),
+        ({"audio": np.ones((12, 0, 2))}, r"shape \(12, 0, 2\); \(N,D\) or \(N,T,D\) is needed"),
         ({"audio": np.full((12, 5), np.nan)}, "row 1 are not finite"),
         ({"audio": np.array(["x"] * 12)[:, None]}, "numbers are needed"),
         ({"splits": ["tran"] * 12}, "Did you mean 'train'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def clips(first: int, last: int, count: int = 8, seed: int = 1) -> Batch:
     labels = np.repeat(np.arange(first, last), count)
     audio, visual = features(labels, seed)
     return Batch(torch.from_numpy(audio), torch.from_numpy(visual), torch.from_numpy(labels))
+
+
+def in_steps(clips: Batch, steps: int = 4, seed: int = 0) -> Batch:
+    """Return the clips with sounds (N,``steps``,8): noise around the sound in 1 to ``steps`` steps, zeros behind."""
+    assert clips.audio is not None
+    made = torch.Generator().manual_seed(seed)
+    sounds = clips.audio[:, None] + 0.3 * torch.randn(len(clips), steps, clips.audio.shape[1], generator=made)
+    lengths = torch.randint(1, steps + 1, (len(clips),), generator=made)
+    there = torch.arange(steps) < lengths[:, None]
+    return dataclasses.replace(clips, audio=sounds * there[..., None])
 
 
 def text(first: int, last: int) -> Tensor:

@@ -102,6 +102,7 @@ class Learner:
         self.network: Network | ClosedFormNet | None = None
         self.scaler: InputScaler | None = None
         self.token_shape: tuple[int, ...] = ()  # (L, S) of the visual features
+        self.sound_shape: tuple[int, ...] = ()  # (T,) of the audio features, () where they are vectors
         self.text_shape: tuple[int, ...] = ()  # (P, ...) of a class's text
         self.class_means: Tensor | None = None  # (C,D) of the exemplars, where they classify
 
@@ -143,7 +144,8 @@ class Learner:
 
         Raises:
             McilError: a label or name does not fit, a class has no clips, a modality is missing or of another
-                shape than in the first task, text is missing where it is read, or the memory is too small.
+                shape than in the first task (a vector or T steps of a sound as there), text is missing where it is
+                read, or the memory is too small.
         """
         old, seen = len(self.class_names), len(self.class_names) + len(class_names)
         self._check_names(class_names)
@@ -206,7 +208,7 @@ class Learner:
         """Classify clips among all classes learnt so far.
 
         Args:
-            audio: (N,D_a) features as stored.
+            audio: (N,D_a) or (N,T,D_a) features as stored.
             visual: (N,L,S,D_v) features as stored. A modality that is left out counts as the mean of the first task.
 
         Raises:
@@ -237,7 +239,7 @@ class Learner:
         """Return what the network tells besides predictions, by name; {} where it tells nothing.
 
         Args:
-            audio: (N,D_a) features as stored, of test clips of all classes learnt so far.
+            audio: (N,D_a) or (N,T,D_a) features as stored, of test clips of all classes learnt so far.
             visual: (N,L,S,D_v) features as stored.
 
         Returns:
@@ -277,6 +279,7 @@ class Learner:
             "task_sizes": self.task_sizes,
             "channels": scaler.channels,
             "token_shape": self.token_shape,
+            "sound_shape": self.sound_shape,
             "text_shape": self.text_shape,
         }
         write_tensors(Path(folder) / LEARNER_FILE, tensors, metadata)
@@ -309,6 +312,7 @@ class Learner:
         )
         learner.class_names, learner.task_sizes = tuple(saved["class_names"]), tuple(saved["task_sizes"])
         learner.token_shape = tuple(saved["token_shape"])
+        learner.sound_shape = tuple(saved.get("sound_shape", ()))
         learner.text_shape = tuple(saved.get("text_shape", ()))
         channels = saved["channels"]
         learner.scaler = InputScaler(channels.get("audio"), channels.get("visual"), learner.normalize)
@@ -365,7 +369,7 @@ class Learner:
         if network.reads_subsets:
             return None
         mean = scaler.get_buffer(f"{name}_mean")
-        return mean.expand(count, *(self.token_shape if name == "visual" else ()), -1)
+        return mean.expand(count, *self._places(name), -1)
 
     def _check_names(self, class_names: Sequence[str]) -> None:
         if not class_names:
@@ -411,21 +415,25 @@ class Learner:
         return text
 
     def _check_shapes(self, arrays: Mapping[str, Tensor | None], clips: int, what: str) -> None:
-        """Refuse features that are not of ``clips`` clips, or not like those of the first task."""
+        """Refuse features that are not of ``clips`` clips, or not like those of the first task, steps included."""
         for name, array in arrays.items():
             if array is None:
                 continue
-            if array.ndim != (2 if name == "audio" else 4) or len(array) != clips:
-                form = "(N,D)" if name == "audio" else "(N,L,S,D)"
+            form, dimensions = ("(N,D) or (N,T,D)", (2, 3)) if name == "audio" else ("(N,L,S,D)", (4,))
+            if array.ndim not in dimensions or len(array) != clips or 0 in array.shape[1:]:
                 raise McilError(f"the {what} {name} features must be {form}, N = {clips}, not {tuple(array.shape)}")
             if self.scaler is None:
                 continue
-            known = (*(self.token_shape if name == "visual" else ()), self.scaler.channels[name])
+            known = (*self._places(name), self.scaler.channels[name])
             if array.shape[1:] != known:
                 raise McilError(
                     f"the {what} {name} features have shape {tuple(array.shape[1:])} a clip, and this learner learnt "
                     f"from {known}; encode the clips as it was taught, or begin a new learner"
                 )
+
+    def _places(self, name: str) -> tuple[int, ...]:
+        """Return (L, S) of pictures; (T,) of sounds, or () where they are vectors."""
+        return self.token_shape if name == "visual" else self.sound_shape
 
     def _scaler(self, train: Batch) -> InputScaler:
         """Return the scaler, which is fitted on the first task and never again."""
@@ -436,6 +444,8 @@ class Learner:
         scaler.fit(train.audio, train.visual)
         if train.visual is not None:
             self.token_shape = tuple(train.visual.shape[1:3])
+        if train.audio is not None:
+            self.sound_shape = tuple(train.audio.shape[1:-1])
         return scaler.to(self._fabric.device)
 
     def _network(self, scaler: InputScaler, classes: int, text: Tensor | None) -> Network | ClosedFormNet:

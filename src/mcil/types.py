@@ -63,9 +63,9 @@ class Task:
 class Batch:
     """Labelled clips as tensors; a modality that is not there is None.
 
-    ``audio`` (B,D_a) and ``visual`` (B,L,S,D_v), ``labels`` (B,) int64: class ids, that is positions in the
-    order of arrival. ``logits`` (B,C), where a memory keeps them, are what a network said of the clips when they
-    were stored; NaN for classes that it did not know then.
+    ``audio`` (B,D_a), or (B,T,D_a) of T steps, and ``visual`` (B,L,S,D_v), ``labels`` (B,) int64: class ids, that is
+    positions in the order of arrival. Tokens that a clip does not have are zeros. ``logits`` (B,C), where a memory
+    keeps them, are what a network said of the clips when they were stored; NaN for classes that it did not know then.
     """
 
     audio: Tensor | None

@@ -59,7 +59,7 @@ def extract(
         out: the folder of the store.
         encoders: at most one for each modality.
         dtype: of the stored arrays, where the encoder has none of its own; "auto" is float32 for vectors and float16
-            for token maps.
+            for tokens, of sounds too.
         jobs: processes that decode and prepare clips; all cores by default.
         max_failures: with more failed clips than these it stops; a tenth of the clips (at least one) by default.
         batch_size: clips that are encoded together; features may depend on it in the last bits.

@@ -35,7 +35,7 @@ class FeatureStore:
         card: what ``card.json`` says: ``encoders`` ({"audio": card, "visual": card}), ``arrays``, ``shards`` ...
         index: one row a clip: the manifest's columns, ``shard``, ``offset``, ``has_audio``, ``has_visual``.
         checksum: identifies the content, wherever the folder stands.
-        shapes: of one clip's arrays: ``{"audio": (D,), "visual": (L,S,D)}``, or one of the two.
+        shapes: of one clip's arrays: ``{"audio": (D,) or (T,D), "visual": (L,S,D)}``, or one of the two.
         labels, splits, ids: by row.
     """
 
@@ -137,7 +137,7 @@ class FeatureStore:
             path: the folder to write; an existing store of the same content is left as it is.
             labels: class names, N of them.
             splits: "train", "val" or "test", N of them.
-            audio: (N,D).
+            audio: (N,D), or (N,T,D) of T steps of time. A step or picture token of zeros is one that a clip lacks.
             visual: (N,L,S,D), or (N,D) for one token a clip. float16 is kept, other types become float32.
             ids: unique names of the clips; numbers where None.
             card: anything to put into the card beside what the store writes there, such as ``encoders``.
@@ -221,9 +221,8 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _checked(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if name == "visual" and array.ndim == 2:
         array = array[:, None, None, :]
-    dimensions = 2 if name == "audio" else 4
-    if array.ndim != dimensions:
-        wanted = "(N,D)" if name == "audio" else "(N,L,S,D) or (N,D)"
+    wanted, dimensions = ("(N,D) or (N,T,D)", (2, 3)) if name == "audio" else ("(N,L,S,D) or (N,D)", (4,))
+    if array.ndim not in dimensions or 0 in array.shape[1:]:
         raise McilError(f"{name} features have shape {array.shape}; {wanted} is needed")
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
         raise McilError(f"{name} features are of type {array.dtype}; numbers are needed")

@@ -43,9 +43,9 @@ class ClosedFormNet(nn.Module, ABC):
 
     @abstractmethod
     def observe(self, audio: Tensor | None, visual: Tensor | None, labels: Tensor) -> None:
-        """Add clips to the sums: ``audio`` (B,D_a), ``visual`` (B,L,S,D_v) as stored, ``labels`` (B,) class ids.
+        """Add clips to the sums: ``audio`` (B,D_a) or (B,T,D_a), ``visual`` (B,L,S,D_v), as stored; ``labels`` (B,).
 
-        Clips of a class may come in any number of batches, at any time.
+        Labels are class ids. Clips of a class may come in any number of batches, at any time.
 
         Raises:
             McilError: a feature is not finite.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcil.models.attention import audio_guided_attention
 from mcil.models.closed_form_sums import FOLDS
+from mcil.models.tokens import mean_step, mean_token
 from mcil.types import Modality
 
 Block = Literal["audio", "visual", "guided", "audio-random", "visual-random", "guided-random", "fused-random"]
@@ -24,7 +25,7 @@ _TINY = 1e-12
 class ClipFeatures(nn.Module):
     """Named blocks of float64 features of a clip, none of which depends on other clips.
 
-    - "audio", "visual": the sound; the mean of the video's tokens.
+    - "audio", "visual": the sound, or the mean of its steps; the mean of the video's tokens. Absent ones do not count.
     - "guided": the tokens pooled by audio-guided attention with random projections, as AV-CIL's network does before
       it is trained (Pian et al., ICCV 2023, eq. 2 to 4).
     - "audio-random", "visual-random", "guided-random": relu(P n(x)) of these, with normal random P (width,D) / sqrt(D)
@@ -72,7 +73,8 @@ class ClipFeatures(nn.Module):
         return {name for name in self.channels if block.startswith((name, "fused"))}
 
     def forward(self, given: Mapping[str, Tensor]) -> dict[Block, Tensor]:
-        """Return the blocks (B,width) that can be made of what is ``given``: "audio" (B,D_a), "visual" (B,L,S,D_v).
+        """Return the blocks (B,width) that can be made of what is ``given``: "audio" (B,D_a) or (B,T,D_a), and "visual"
+        (B,L,S,D_v).
 
         Raises:
             ValueError: features have another shape.
@@ -97,23 +99,26 @@ class ClipFeatures(nn.Module):
         """Return the fold (B,) of each clip: a hash of its sound, or of its tokens where sound is not read.
 
         Clips that share a sound share a fold: they are not independent, and to be judged by its own twin
-        flatters any fit. The hash reads a clip's own bits, so no order or size of batches changes it.
+        flatters any fit. The hash reads a clip's own bits, so no order or size of batches changes it; nor do absent
+        steps of a sound (B,T,D), which is hashed by the sums of its steps' bits.
         """
-        numbers = given[next(iter(self.channels))].flatten(start_dim=1)
-        numbers = numbers[:, :: max(1, numbers.shape[1] // _HASHED)]
-        # Adding 0 makes one of the two zeros that there are.
-        bits = (numbers.float() + 0.0).view(torch.int32).long()
+        name = next(iter(self.channels))
+        numbers = given[name] if name == "audio" else given[name].flatten(start_dim=1)
+        numbers = numbers[..., :: max(1, numbers.shape[-1] // _HASHED)]
+        # Adding 0 makes one of the two zeros that there are, the one without bits.
+        bits = (numbers.float() + 0.0).view(torch.int32)
+        bits = bits.sum(dim=1) if bits.ndim == 3 else bits.long()
         generator = torch.Generator().manual_seed(0)
         keys = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator).to(bits.device)
         # Products and sum wrap around; the upper half of the result is well mixed.
         return ((bits * (2 * keys + 1)).sum(dim=1) >> 32) % FOLDS
 
     def _vectors(self, name: str, clips: Tensor) -> Tensor:
-        """Return a vector (B,D) a clip: the sound, or the mean token."""
-        dimensions, form = (2, "(B,D)") if name == "audio" else (4, "(B,L,S,D)")
-        if clips.ndim != dimensions or clips.shape[-1] != self.channels[name]:
+        """Return a vector (B,D) a clip: the sound or the mean of its steps, or the mean token."""
+        dimensions, form = ((2, 3), "(B,D) or (B,T,D)") if name == "audio" else ((4,), "(B,L,S,D)")
+        if clips.ndim not in dimensions or clips.shape[-1] != self.channels[name]:
             raise ValueError(f"{name} must be {form} with D = {self.channels[name]}, not {tuple(clips.shape)}")
-        return clips.double() if name == "audio" else clips.mean(dim=(1, 2), dtype=torch.float64)
+        return (mean_step if name == "audio" else mean_token)(clips, torch.float64)
 
     def _guided(self, audio: Tensor, visual: Tensor) -> Tensor:
         """Return the tokens (B,L,S,D) pooled to (B,D) as the sound (B,D_a) directs."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcil.errors import McilError
+from mcil.models.tokens import present
 
 Normalize = Literal["first-task", "none"]
 
@@ -28,6 +29,9 @@ class InputScaler(nn.Module):
     Only the first task, because a learner must not see later tasks' data early: statistics over everything
     would leak it, and statistics that follow the tasks would move old classes' features under a network that has
     already learnt them. Later tasks are seen through the same buffers, which are saved with the network.
+
+    Tokens that a clip does not have, all of whose numbers are 0 (:mod:`mcil.models.tokens`), are left out of the
+    statistics and stay 0. A sound (N,D) and pictures of one vector each, (N,1,1,D), are no tokens: zeros count there.
 
     Args:
         audio: channels of the audio features, None without audio.
@@ -50,7 +54,7 @@ class InputScaler(nn.Module):
             self.register_buffer(f"{name}_scale", torch.full((channels,), scale))
 
     def fit(self, audio: Tensor | None = None, visual: Tensor | None = None) -> None:
-        """Take the statistics from the first task's training clips: ``audio`` (N,D), ``visual`` (N,L,S,D).
+        """Take the statistics from the first task's training clips: ``audio`` (N,D) or (N,T,D), ``visual`` (N,L,S,D).
 
         Both in the dtype they are stored in; only a chunk at a time becomes float32. With "none" this does
         nothing, and a modality that the scaler does not have is ignored.
@@ -80,7 +84,7 @@ class InputScaler(nn.Module):
             self.get_buffer(f"{name}_scale").copy_(1 / deviation.clamp_min(_FLOOR * typical))
 
     def forward(self, audio: Tensor | None = None, visual: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Return float32 ``audio`` (B,D_a) and ``visual`` (B,L,S,D_v) of features of any float dtype.
+        """Return float32 ``audio`` (B,D_a) or (B,T,D_a), ``visual`` (B,L,S,D_v) of features of any float dtype.
 
         What is None stays None. Where nothing is scaled, whole numbers (samples, pixels) stay as they are stored.
 
@@ -98,11 +102,25 @@ class InputScaler(nn.Module):
         if self.normalize == "none" and not features.is_floating_point():
             return features
         # Type promotion widens while it subtracts: no float32 copy of the stored features comes first.
-        return (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
+        scaled = (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
+        if self.normalize != "none" and (absent := _absent(features)) is not None:
+            scaled.masked_fill_(absent[..., None], 0)
+        return scaled
+
+
+def _absent(features: Tensor) -> Tensor | None:
+    """Return which tokens of features (N,...,D) are absent, bool (N,...); None where all are there."""
+    if features.ndim == 2 or (features.ndim == 4 and features.shape[1:3] == (1, 1)):
+        return None
+    # One channel of all tokens is read first: those that are absent begin with 0, and others hardly ever do.
+    maybe = features[..., 0] == 0
+    absent = maybe.clone()
+    absent[maybe] = ~present(features[maybe])
+    return absent if absent.any() else None
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the standard deviation (D,) of features (N,...,D), in float64 on the CPU.
+    """Return the mean and the standard deviation (D,) of features (N,...,D) that are there, in float64 on the CPU.
 
     Chunk by chunk, each in float32 around its own mean; the update of Chan, Golub and LeVeque joins them.
     """
@@ -111,10 +129,14 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     count = 0
     clips = max(1, _CHUNK // features[0].numel())
     for start in range(0, len(features), clips):
-        rows = features[start : start + clips].reshape(-1, channels).float()
+        chunk = features[start : start + clips]
+        absent = _absent(chunk)
+        rows = (chunk.reshape(-1, channels) if absent is None else chunk[~absent]).float()
+        if not len(rows):
+            continue
         variance, centre = (value.cpu().double() for value in torch.var_mean(rows, dim=0, correction=0))
         shift, total = centre - mean, count + len(rows)
         squares += variance * len(rows) + shift**2 * (count * len(rows) / total)
         mean += shift * (len(rows) / total)
         count = total
-    return mean, (squares / count).sqrt()
+    return mean, (squares / max(1, count)).sqrt()

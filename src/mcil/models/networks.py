@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mcil.models.attention import Attended, audio_guided_attention
 from mcil.models.base import Network
 from mcil.models.classifiers import CosineClassifier, LinearClassifier, ProxyClassifier
-from mcil.models.tokens import unit
+from mcil.models.tokens import mean_step, unit
 from mcil.types import Modality, Outputs
 
 
@@ -16,8 +16,8 @@ class AudioVisualNet(Network):
     """Fuse one audio vector and the tokens of a video into class scores.
 
     Audio-visual: audio-guided attention pools the tokens, and the rectified projections of both are added up.
-    One modality: the rectified projection of the audio, or of the mean of all tokens. Source: Pian et al.,
-    ICCV 2023, eq. 2 to 5.
+    One modality: the rectified projection of the audio, or of the mean of all tokens. A sound of several steps is
+    read as the mean of those that it has. Source: Pian et al., ICCV 2023, eq. 2 to 5.
 
     Args:
         width: D, the width of the features that the network computes; that of the visual tokens where it reads
@@ -54,10 +54,14 @@ class AudioVisualNet(Network):
         """Number of outputs of the classifier."""
         return self.classifier.classes
 
+    def stem(self, audio: Tensor | None, visual: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return sounds as one vector each."""
+        return None if audio is None else mean_step(audio), visual
+
     def forward(
         self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = True
     ) -> Outputs:
-        """Score clips: ``audio`` (B,D) and ``visual`` (B,L,S,D).
+        """Score clips: ``audio`` (B,D) or (B,T,D), and ``visual`` (B,L,S,D).
 
         A modality that the network does not have is ignored. Without ``need_attention`` the attention maps,
         which are as big as ``visual``, are not handed out.
@@ -66,11 +70,11 @@ class AudioVisualNet(Network):
             ValueError: a modality that the network needs is missing, or has another shape.
         """
         if self.modality == "audio":
-            return self.fuse(audio=self._checked("audio", audio, 2))
-        tokens = self._checked("visual", visual, 4)
+            return self.fuse(audio=self._sound(audio))
+        tokens = self._checked("visual", visual, (4,))
         if self.modality == "visual":
             return self.fuse(pooled=tokens.mean(dim=(1, 2)))
-        sound = self._checked("audio", audio, 2)
+        sound = self._sound(audio)
         attended = self._attend(sound, tokens)
         outputs = self.fuse(sound, attended.pooled)
         if not need_attention:
@@ -117,10 +121,13 @@ class AudioVisualNet(Network):
             torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens)), tokens
         )
 
-    def _checked(self, name: str, features: Tensor | None, dimensions: int) -> Tensor:
-        shape, width = ("(B,D)", self.audio_width) if name == "audio" else ("(B,L,S,D)", self.width)
+    def _sound(self, audio: Tensor | None) -> Tensor:
+        return mean_step(self._checked("audio", audio, (2, 3)))
+
+    def _checked(self, name: str, features: Tensor | None, dimensions: tuple[int, ...]) -> Tensor:
+        shape, width = ("(B,D) or (B,T,D)", self.audio_width) if name == "audio" else ("(B,L,S,D)", self.width)
         if features is None:
             raise ValueError(f"a network of modality '{self.modality}' needs {name} {shape}")
-        if features.ndim != dimensions or features.shape[-1] != width:
+        if features.ndim not in dimensions or features.shape[-1] != width:
             raise ValueError(f"{name} must be {shape} with D = {width}, not {tuple(features.shape)}")
         return features

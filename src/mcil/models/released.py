@@ -219,11 +219,16 @@ class ReleasedNet(Network):
         """Score clips: ``audio`` (B,D_a) embeddings and ``visual`` (B,1,H*H,3) pixels; see :meth:`score`.
 
         Raises:
-            McilError: the pictures are no such pixels; or as :meth:`score`.
+            McilError: the pictures are no such pixels, or a sound is no vector; or as :meth:`score`.
             ValueError: there are no pictures.
         """
         if visual is None:
             raise ValueError("a network of MCIL-AudioCLIP's release needs visual (B,1,H*H,3)")
+        if audio is not None and audio.ndim != 2:
+            raise McilError(
+                f"the release reads one embedding of a sound, and the store has {audio.shape[1]} steps of each; "
+                "extract sounds with the encoder 'audioclip', or use method 'mcil-audioclip'"
+            )
         return self.score(audio, self._pictures(visual))
 
     def score(self, audio: Tensor | None, pictures: Tensor) -> Outputs:

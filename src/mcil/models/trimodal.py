@@ -18,6 +18,7 @@ from mcil.models.closed_form import ClosedFormNet
 from mcil.models.figures import View, view_figures
 from mcil.models.fusion import AdaptiveFusion, Concatenation, Fused, Sum
 from mcil.models.mixture import TowerAdapters
+from mcil.models.tokens import mean_step
 from mcil.types import Batch, Modality, Outputs
 
 Fusion = AdaptiveFusion | Concatenation | Sum
@@ -34,7 +35,7 @@ class StoredTower(Tower):
     """The short tower of features that an encoder computed: a place for adapters, and a projection where one is wanted.
 
     Args:
-        channels: of the features (B,D) or (B,L,S,D), which are taken as tokens.
+        channels: of the features (B,D) or (B,L,S,D), which are taken as tokens; of sounds (B,T,D) the mean step is.
         width: of the embedding; None leaves the mean token as it is.
     """
 
@@ -54,7 +55,7 @@ class StoredTower(Tower):
                 "the store holds raw input, and features are needed; encode the clips with another encoder than 'raw', "
                 "or train inside an encoder (options backbone and weights)"
             )
-        return inputs.flatten(1, -2) if inputs.ndim > 2 else inputs[:, None]
+        return inputs.flatten(1, 2) if inputs.ndim == 4 else mean_step(inputs)[:, None]
 
     def above(self, hidden: Tensor, place: int, adapt: Adapt | None = None) -> Tensor:
         """Return the projected mean of the tokens."""

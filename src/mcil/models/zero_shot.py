@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcil.errors import McilError
 from mcil.models.closed_form import ClosedFormNet
+from mcil.models.tokens import mean_step, mean_token
 from mcil.models.trimodal import NO_EMBEDDING
 from mcil.types import Modality, Outputs
 
@@ -160,12 +161,12 @@ class ZeroShotNet(ClosedFormNet):
         return {name: own for name, own in self.regressions.items() if isinstance(own, TextRegression)}
 
     def _vectors(self, audio: Tensor | None, visual: Tensor | None) -> dict[str, Tensor]:
-        """Return a float64 vector (B,D) a clip of what the network reads: the sound, the mean token."""
+        """Return a float64 vector (B,D) a clip of what the network reads: its mean step, its mean token."""
         if any(clips is not None and not clips.is_floating_point() for clips in (audio, visual)):
             raise McilError("the store holds raw input, and features are needed; use another encoder than 'raw'")
         found = {}
         if audio is not None and "audio" in self.channels:
-            found["audio"] = audio.double()
+            found["audio"] = mean_step(audio, torch.float64)
         if visual is not None and "visual" in self.channels:
-            found["visual"] = visual.mean(dim=(1, 2), dtype=torch.float64)
+            found["visual"] = mean_token(visual, torch.float64)
         return found

@@ -37,7 +37,7 @@ def import_arrays(
     Args:
         file: the archive; nothing in it is unpickled.
         out: the folder of the store.
-        audio: name of the array (N,D); may be missing in the archive.
+        audio: name of the array (N,D), or (N,T,D) of T steps of time; may be missing in the archive.
         visual: name of the array (N,L,S,D) or (N,D); may be missing in the archive.
         labels: name of the array (N,) of class names, or of numbers that index ``class_names``.
         split: name of the array (N,) of split names, or of numbers that index ``splits``.
