@@ -204,7 +204,8 @@ class GuidedNet(Network):
         """Return the steps of a sound (B,T,D_a) in the width of the network, and their mean."""
         there, steps = present(audio), self.audio_in(audio)
         if self.time is not None:
-            steps = steps + self.time(places(audio.shape[1], audio.device)[:, None])
+            begin, length = times_of_steps(there)
+            steps = steps + self.time((begin + length / 2)[..., None])
         return _Sound(steps, there, masked_mean(steps, there, dim=1))
 
     def _weigh(self, frames: Tensor, shown: Tensor, heard: Tensor | None) -> Tensor:
@@ -264,15 +265,23 @@ def cells(count: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(places(rows, device), places(columns, device))
 
 
+def times_of_steps(heard: Tensor) -> tuple[Tensor, Tensor]:
+    """Return when each step (B,T) begins, and how long all of a sound's last (B,1), on a clip's time from 0 to 1.
+
+    The steps that are ``heard`` (B,T) share the time evenly, so that others behind them change nothing.
+    """
+    length = 1 / heard.sum(dim=1, keepdim=True).clamp_min(1)
+    return (heard.cumsum(dim=1) - 1) * length, length
+
+
 def steps_of_frames(steps: Tensor, heard: Tensor, frames: int) -> Tensor:
     """Average the steps (B,T,d) that are ``heard`` (B,T) over the time of each of ``frames`` equal parts: (B,frames,d).
 
-    The steps that a sound has share its time evenly; a step counts for a frame by how much of the two overlaps.
+    A step counts for a frame by how much of their times overlaps.
     """
-    count = heard.sum(dim=1, keepdim=True).clamp_min(1)
-    begin = ((heard.cumsum(dim=1) - 1) / count)[:, None]
+    begin, length = (time[:, None] for time in times_of_steps(heard))
     edges = torch.arange(frames + 1, device=steps.device)[:, None] / frames
-    overlap = torch.minimum(begin + 1 / count[:, None], edges[1:]) - torch.maximum(begin, edges[:-1])
+    overlap = torch.minimum(begin + length, edges[1:]) - torch.maximum(begin, edges[:-1])
     share = overlap.clamp_min(0) * heard[:, None] * frames
     return share.to(steps.dtype) @ steps
 
