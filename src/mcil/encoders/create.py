@@ -58,9 +58,11 @@ def _parse(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> Mapping[str,
 
 def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
     factory = ENCODERS[name]
-    only = options.get("only")
-    options = {option: value for option, value in options.items() if option != "only"}
     known = list(inspect.signature(factory).parameters)
+    only = options.get("only")
+    if only is None or "only" not in known:
+        # Where a factory takes it itself, it does not look for weights that nobody asked for.
+        options = {option: value for option, value in options.items() if option != "only"}
     types = get_type_hints(factory)
     values = {}
     for option, value in options.items():
@@ -69,7 +71,7 @@ def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
             raise McilError(f"encoder '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
         values[option] = checked_option(f"encoder '{name}': option '{option}'", value, types[option])
     made = list(factory(**values))
-    if only is None:
+    if only is None or "only" in known:
         return made
     kept = [encoder for encoder in made if encoder.modality == only]
     if not kept:
