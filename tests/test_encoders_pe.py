@@ -139,6 +139,16 @@ def test_the_tower_is_that_of_the_paper(width, heads, class_token):
             torch.testing.assert_close(embedding, naive_embedding(state, after[-1]), atol=1e-5, rtol=1e-4)
 
 
+def test_the_tower_runs_in_bfloat16_as_on_a_gpu():
+    made, pictures = tiny_pe.tower(128, 2), torch.rand(2, 3, tiny_pe.SIZE, tiny_pe.SIZE) * 2 - 1
+    with torch.inference_mode():
+        exact = made.patches(pictures), made(pictures)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = made.patches(pictures), made(pictures)
+    for one, other in zip(exact, rough, strict=True):
+        assert torch.cosine_similarity(one.float(), other.float(), dim=-1).min() > 0.99
+
+
 def published_names(layers, class_token):
     """Names of a PE-Core picture tower, from the release."""
     names = {"conv1.weight", "positional_embedding", "proj", "attn_pool.probe"}
@@ -269,6 +279,7 @@ def test_patches_are_averaged_cell_by_cell_and_in_order(folder, clip):
         ({"frames": 0}, "frames"),
         ({"grid": 5}, "grid must be between 1 and 4"),
         ({"read": "cls"}, "read"),
+        ({"read": "frames", "layers": [1]}, "layers are of read=patches"),
         ({"only": "text"}, "only"),
     ],
 )
@@ -375,7 +386,12 @@ def test_cards_say_what_was_read(folder):
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [({"sound_layers": [3]}, "from 1 to 2"), ({"steps": 0}, "steps"), ({"seconds": -1.0}, "seconds")],
+    [
+        ({"sound_layers": [3]}, "from 1 to 2"),
+        ({"sound": "codec", "sound_layers": [1]}, "sound_layers are of sound=encoder"),
+        ({"steps": 0}, "steps"),
+        ({"seconds": -1.0}, "seconds"),
+    ],
 )
 def test_senseless_options_of_sounds_are_refused(folder, options, what):
     with pytest.raises(McilError, match=what):

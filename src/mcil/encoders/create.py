@@ -19,7 +19,8 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
     Args:
         wanted: names with options, ``{"videomae": {"weights": "folder"}, "audiomae": {}}``; or text: names with
             commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML. Of encoders that read
-            several modalities the option ``only`` takes one: ``{"raw": {"only": "visual"}}``.
+            several modalities the option ``only`` takes one: ``{"raw": {"only": "visual"}}``; a factory with a
+            parameter of that name sees it, and need not look for the weights of the other.
 
     Raises:
         McilError: an encoder or option is unknown (the nearest name is offered), a value has the wrong type, ``only``

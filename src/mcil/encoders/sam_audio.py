@@ -113,7 +113,7 @@ class SoundReader(nn.Module):
             self.transformer, self.align = model.transformer, model.align_masked_video
             self.video_width, self.timestep = model.vision_encoder.dim, model.timestep_emb
             with torch.no_grad():
-                text, mask = model.text_encoder([""])
+                text, mask = model.text_encoder.eval()([""])
                 self.register_buffer("text", model.memory_proj(text))
                 self.register_buffer("text_mask", mask)
 
@@ -266,6 +266,8 @@ def sam_audio(
     """
     if not 0 <= time <= 1:
         raise McilError(f"sam-audio: time must be from 0 to 1, but it is {time}")
+    if layer is not None and audio != "A2":
+        raise McilError(f"sam-audio: layer is of audio=A2; leave it out for {audio}")
     _package()
     try:
         found = find_weights("sam-audio", weights, revision, ("config.json",), ("checkpoint.pt",))

@@ -183,6 +183,10 @@ def pe(
     Raises:
         McilError: weights cannot be found or read, or an option does not fit them.
     """
+    if layers is not None and read == "frames":
+        raise McilError("pe: layers are of read=patches; leave them out, or read patches")
+    if sound_layers is not None and sound == "codec":
+        raise McilError("pe: sound_layers are of sound=encoder; leave them out, or read the encoder")
     made: list[AnyEncoder] = []
     if only != "visual":
         found = find_weights("pe", weights, revision, ("config.json",), ("model.safetensors",))
