@@ -31,7 +31,7 @@ def find_tower(weights: str, revision: str | None) -> Weights:
 
 
 def tower_state(where: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of ``state`` that is a picture tower, its prefix cut, float32.
+    """Return the part of ``state`` that is a picture tower, its prefix cut.
 
     Files hold it as ``visual.`` (PE-Core), ``audio_visual_model.visual_model.pe_encoder.`` (PE-AV's branch
     perception_models) or ``vision_encoder.model.visual.`` (SAM-Audio).
@@ -44,7 +44,7 @@ def tower_state(where: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if len(prefixes) != 1:
         what = "no picture tower of PE-Core (attn_pool.probe)" if not prefixes else f"{len(prefixes)} picture towers"
         raise McilError(f"{where} holds {what}; give PE-Core weights such as PE-Core-L14-336.pt")
-    return {name: value.float() for name, value in part(state, prefixes[0]).items()}
+    return part(state, prefixes[0])
 
 
 def plan_tower(where: str, state: Mapping[str, Tensor]) -> PeTower:
@@ -58,8 +58,8 @@ def plan_tower(where: str, state: Mapping[str, Tensor]) -> PeTower:
 
 
 def build_tower(where: str, state: Mapping[str, Tensor]) -> PeTower:
-    """Make the tower with its weights, frozen; see :func:`plan_tower`."""
-    own = tower_state(where, state)
+    """Make the tower with its weights, float32 and frozen; see :func:`plan_tower`."""
+    own = {name: value.float() for name, value in tower_state(where, state).items()}
     return with_weights(where, plan(where, lambda: _tower(own)), own)
 
 
