@@ -19,7 +19,8 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
     Args:
         wanted: names with options, ``{"videomae": {"weights": "folder"}, "audiomae": {}}``; or text: names with
             commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML. Of encoders that read
-            several modalities the option ``only`` takes one: ``{"raw": {"only": "visual"}}``.
+            several modalities the option ``only`` takes one: ``{"raw": {"only": "visual"}}``; a factory with a
+            parameter of that name sees it, and need not look for the weights of the other.
 
     Raises:
         McilError: an encoder or option is unknown (the nearest name is offered), a value has the wrong type, ``only``
@@ -58,9 +59,11 @@ def _parse(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> Mapping[str,
 
 def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
     factory = ENCODERS[name]
-    only = options.get("only")
-    options = {option: value for option, value in options.items() if option != "only"}
     known = list(inspect.signature(factory).parameters)
+    only = options.get("only")
+    if only is None or "only" not in known:
+        # Where a factory takes it itself, it does not look for weights that nobody asked for.
+        options = {option: value for option, value in options.items() if option != "only"}
     types = get_type_hints(factory)
     values = {}
     for option, value in options.items():
@@ -69,7 +72,7 @@ def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
             raise McilError(f"encoder '{name}' has no option '{option}'.{did_you_mean(option, known)} {has}")
         values[option] = checked_option(f"encoder '{name}': option '{option}'", value, types[option])
     made = list(factory(**values))
-    if only is None:
+    if only is None or "only" in known:
         return made
     kept = [encoder for encoder in made if encoder.modality == only]
     if not kept:

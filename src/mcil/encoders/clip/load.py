@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mcil.encoders.clip.resnet import ResNet
 from mcil.encoders.clip.text import TextTransformer
 from mcil.encoders.clip.tokenizer import Tokenizer, find_vocabulary
 from mcil.encoders.clip.vision import VisionTransformer
-from mcil.encoders.tower import Tower
 from mcil.encoders.weights import UNREADABLE, Weights, find_weights, read_state
 from mcil.errors import McilError
 from mcil.files import sha256
 
 ImageTower = VisionTransformer | ResNet
-AnyTower = TypeVar("AnyTower", bound=Tower)
+AnyTower = TypeVar("AnyTower", bound=nn.Module)
 
 DEFAULT = "timm/vit_base_patch16_clip_224.openai"
 ON_HUB = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
