@@ -1,0 +1,108 @@
+"""The reconstruction ``sam-audio-cil`` on real and made clips: ``mcil bench sam-audio`` and ``mcil bench sam-audio-parts``.
+
+``python -m benchmarks.sam_audio DATA --out OUT`` does it all, and goes on where it was stopped. ``--results FOLDER`` also
+collects what is small and holds no data: results, settings, tables and the figure of each set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from benchmarks.collect import copy_runs
+from benchmarks.comparison import EPOCHS, SEEDS, SETS
+from benchmarks.real_data import batch_size
+from benchmarks.real_data_sets import Prepared, RealData
+from mcil.data.scenario import Scenario
+from mcil.data.store import FeatureStore
+from mcil.files import write_text
+from mcil.suites import bench
+from mcil.training import TrainingOptions
+
+# esc10 has sounds alone, so that there is nothing to fuse. The parts are compared where a run takes little time.
+SUITES = {
+    "made-clips": ("sam-audio",),
+    "yt8m-av30": ("sam-audio", "sam-audio-parts"),
+    "esc-tin24-pretrained": ("sam-audio",),
+    "esc-tin24-scenes": ("sam-audio",),
+    "av-mnist": ("sam-audio",),
+}
+TITLES = {"sam-audio": "fusion, distillation", "sam-audio-parts": "parts"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sam_audio", description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for stores, runs and reports")
+    parser.add_argument("--sets", nargs="+", choices=list(SUITES), default=list(SUITES))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--results", type=Path, help="folder to collect the small results in")
+    chosen = parser.parse_args()
+    for name in chosen.sets:
+        data = SETS[name]
+        prepared = data.prepare(chosen.data, chosen.out / "stores" / name, chosen.out / "media" / name)
+        for suite in SUITES[name]:
+            compare(suite, prepared, data, chosen.out / name, chosen.jobs)
+        if chosen.results is not None:
+            collect(chosen.out / name, SUITES[name], chosen.results / name)
+    if chosen.results is not None:
+        write_text(chosen.results / "summary.md", summary(chosen.results))
+
+
+def compare(suite: str, prepared: Prepared, data: RealData, out: Path, jobs: int) -> None:
+    """Run a suite on one data set, all rows with the settings of :mod:`benchmarks.comparison`."""
+    scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order)
+    batch = batch_size(min(len(task.train) for task in scenario.tasks))
+    bench(
+        suite,
+        data=prepared.store,
+        tasks=data.tasks,
+        seeds=SEEDS,
+        out=out,
+        memory=data.memory,
+        class_order=prepared.class_order,
+        training=TrainingOptions(epochs=EPOCHS, batch_size=batch, exemplar_batch_size=max(1, batch // 2)),
+        jobs=jobs,
+    )
+
+
+def collect(out: Path, suites: Sequence[str], results: Path) -> None:
+    """Copy results, settings, tables and the figures of the suites, without paths of this machine."""
+    copy_runs(sorted(path.parent for path in (out / "runs").glob("*/result.json")), results)
+    for suite in suites:
+        (results / suite).mkdir(parents=True, exist_ok=True)
+        files = [out / suite / file for file in ("table.md", "table.tex", "table.csv")]
+        for file in [*files, *sorted((out / suite / "figures").glob("featured-*.svg"))]:
+            shutil.copyfile(file, results / suite / file.name)
+
+
+def summary(results: Path) -> str:
+    """Return mean and last accuracy of what was collected as Markdown: a table for each suite, a column for each set."""
+    parts = []
+    for suite, title in TITLES.items():
+        sets = [name for name in SUITES if (results / name / suite / "table.csv").exists()]
+        if not sets:
+            continue
+        tables = [pl.read_csv(results / name / suite / "table.csv") for name in sets]
+        lines = [
+            f"| {title} | {' | '.join(f'{name}: mean | last' for name in sets)} |",
+            f"|---|{'---:|' * 2 * len(sets)}",
+        ]
+        for label in tables[0]["label"]:
+            rows = [table.row(by_predicate=pl.col("label") == label, named=True) for table in tables]
+            cells = [
+                f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}"
+                for row in rows
+                for figure in ("mean_accuracy", "last_accuracy")
+            ]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()

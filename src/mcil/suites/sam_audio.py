@@ -1,0 +1,68 @@
+"""Comparisons of ``sam-audio-cil``: what is fused by what is distilled, and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcil.experiment import Experiment
+from mcil.suites.base import Settings, suite
+
+METHOD = "sam-audio-cil"
+FUSIONS = ("audio", "visual", "naive", "guided")
+
+_DISTILLATION: dict[str, Mapping[str, Any]] = {
+    "none": {"feature_weight": 0.0, "logit_weight": 0.0},
+    "feature": {"logit_weight": 0.0},
+    "logit": {"feature_weight": 0.0},
+    "both": {},
+}
+
+_PARTS: dict[str, Mapping[str, Any]] = {
+    "whole": {},
+    "picture asks sound (fusion context)": {"fusion": "context"},
+    "network of AV-CIL (fusion avcil)": {"fusion": "avcil"},
+    "frames all the same": {"temporal": "mean"},
+    "sound and picture side by side": {"join": "concat"},
+    "without positions": {"positions": "none"},
+    "without dropout": {"dropout": 0.0},
+    "cosine head": {"head": "cosine"},
+    "old and new classes apart in the cross-entropy": {"cross_entropy": "separated"},
+    "exemplars by herding": {"selection": "herding"},
+    "features distilled by squared distance": {"feature_loss": "mse"},
+    "fused features distilled only": {"features": "fused"},
+    "features distilled on exemplars only": {"feature_clips": "exemplars"},
+    "logits distilled on exemplars only": {"logit_clips": "exemplars"},
+    "logits distilled task by task": {"logits": "task-wise"},
+    "attention distilled too": {"attention_weight": 1.0},
+    "distillation grows with the old classes": {"adaptive": True},
+}
+
+
+@suite(
+    "sam-audio",
+    "SAM-Audio-guided learning (reconstruction): fusion and distillation",
+    "figures",
+    ("forgetting", "runs", "costs", "provenance"),
+)
+def sam_audio(settings: Settings) -> list[Experiment]:
+    """sam-audio-cil that reads sound, picture or both, by what is distilled: nothing, features, logits or both.
+
+    Every row learns from the same clips of both modalities; with fusion "audio" or "visual" the network reads one.
+    """
+    return [
+        settings.experiment(
+            METHOD, f"{fusion}, {distilled}", modality="audio-visual", options={"fusion": fusion, **options}
+        )
+        for fusion in FUSIONS
+        for distilled, options in _DISTILLATION.items()
+    ]
+
+
+@suite("sam-audio-parts", "Parts of sam-audio-cil", "figures", ("steps", "runs", "costs"))
+def sam_audio_parts(settings: Settings) -> list[Experiment]:
+    """sam-audio-cil with one part changed: attention, network, head, losses, exemplars."""
+    return [
+        settings.experiment(METHOD, label, modality="audio-visual", options=options)
+        for label, options in _PARTS.items()
+    ]
