@@ -1,7 +1,7 @@
-"""The reconstruction ``sam-audio-cil`` on real and made clips: ``mcil bench sam-audio`` and ``mcil bench sam-audio-parts``.
+"""``sam-audio-cil`` on real and made clips: ``mcil bench sam-audio`` and ``mcil bench sam-audio-parts``.
 
-``python -m benchmarks.sam_audio DATA --out OUT`` does it all, and goes on where it was stopped. ``--results FOLDER`` also
-collects what is small and holds no data: results, settings, tables and the figure of each set.
+``python -m benchmarks.sam_audio DATA --out OUT`` does it all, and goes on where it was stopped. ``--results FOLDER``
+also collects what is small and holds no data: results, settings, tables and the figure of each set.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def collect(out: Path, suites: Sequence[str], results: Path) -> None:
 
 
 def summary(results: Path) -> str:
-    """Return mean and last accuracy of what was collected as Markdown: a table for each suite, a column for each set."""
+    """Return mean and last accuracy of what was collected as Markdown: a table a suite, two columns a set."""
     parts = []
     for suite, title in TITLES.items():
         sets = [name for name in SUITES if (results / name / suite / "table.csv").exists()]

@@ -20,9 +20,11 @@ from mcil.report.chapters import sections_of
 from mcil.report.reported import LABEL, Reported, benchmark_of_runs, reported
 from mcil.report.runs import DataSet, Method
 
-Layout = Literal["figures", "modality", "memory", "step"]
-"""The columns of the table: headline figures, or the mean accuracy by modality, by memory, or accuracy by step."""
+Layout = Literal["figures", "modality", "memory", "step", "pair"]
+"""The columns of the table: headline figures; accuracy by step; or mean accuracy by modality, by memory, or, where each
+label is a pair "row, column", by its second half."""
 
+_BY_COLUMN = ("modality", "memory", "pair")
 _FIGURES = ("mean_accuracy", "average_forgetting", "last_accuracy")
 
 
@@ -44,8 +46,14 @@ class Entry:
         """The runs that are not."""
         return [end for end in self.ends if isinstance(end, Failure)]
 
+    def row(self, layout: Layout) -> str:
+        """The row of the table in which it stands."""
+        return self.label.partition(", ")[0] if layout == "pair" else self.label
+
     def column(self, layout: Layout) -> str:
-        """Where it stands in a table with a column for each modality or memory size."""
+        """Where it stands in a table with a column for each modality, memory size or second of a pair."""
+        if layout == "pair":
+            return self.label.partition(", ")[2]
         return self.experiment.modality if layout == "modality" else str(self.experiment.memory)
 
     def name(self, layout: Layout) -> str:
@@ -66,6 +74,7 @@ class Comparison:
         sections: what the report shows besides, by the names of :data:`mcil.report.chapters.SECTIONS`.
         scenario: the classes and tasks that all learnt.
         entries: what is compared.
+        featured: labels of entries that have a figure to themselves, in its order, each with its name there.
     """
 
     name: str
@@ -74,6 +83,7 @@ class Comparison:
     sections: Sequence[str]
     scenario: Scenario
     entries: Sequence[Entry]
+    featured: Sequence[tuple[str, str]] = ()
 
     @property
     def full_title(self) -> str:
@@ -112,13 +122,19 @@ class Comparison:
         """The data sets in which entries compete: all, or those of one column."""
         if self.data is None:
             return []
-        if self.layout not in ("modality", "memory"):
+        if self.layout not in _BY_COLUMN:
             return [("", self.data)]
         found: dict[str, list[Method]] = {}
         for entry in self.entries:
             if entry.runs:
                 found.setdefault(entry.column(self.layout), []).append(Method(entry.name(self.layout), entry.runs))
         return [(column, replace(self.data, methods=methods)) for column, methods in found.items()]
+
+    def figure(self) -> DataSet | None:
+        """The featured entries that have finished runs, by their names in the figure; None where none has."""
+        runs = {entry.label: entry.runs for entry in self.entries if entry.runs}
+        methods = [Method(name, runs[label]) for label, name in self.featured if label in runs]
+        return replace(self.data, methods=methods) if self.data is not None and methods else None
 
     def reported(self, entry: Entry) -> Reported | None:
         """What the paper reports for an entry, where the data is its benchmark."""
@@ -143,6 +159,11 @@ def chapter(comparison: Comparison) -> Chapter:
             caption += "; the band is one standard deviation." if len(lines(comparison)) <= figures.FEW else "."
             picture = figures.accuracy_by_memory(lines(comparison))
             sections.append(Section("Accuracy by memory", [Gallery(caption, [picture])]))
+        if (featured := comparison.figure()) is not None:
+            caption = "Mean accuracy over the steps, and the accuracy on all classes seen after each task (mean over "
+            caption += "seeds); thin strokes and bands: one standard deviation."
+            pictures = [figures.mean_accuracy(featured, "featured-"), figures.accuracy_by_step(featured, "featured-")]
+            sections.append(Section("At a glance", [Gallery(caption, pictures, "medium")]))
         sections += sections_of(data, comparison.sections)
     return Chapter(f"Data set {comparison.scenario.store.path.name}", _summary(comparison), sections)
 
@@ -176,10 +197,10 @@ def lines(comparison: Comparison) -> dict[str, list[tuple[int, Spread]]]:
 
 def table(comparison: Comparison) -> Table:
     """The table of a comparison; a run that failed is said in it, and the best is bold where that is fair."""
-    make = {"figures": _by_figure, "step": _by_step, "modality": _by_column, "memory": _by_column}[comparison.layout]
+    make = {"figures": _by_figure, "step": _by_step}.get(comparison.layout, _by_column)
     columns, rows, bold = make(comparison)
     caption = "Percent; mean ± sample standard deviation over seeds."
-    if comparison.layout in ("modality", "memory"):
+    if comparison.layout in _BY_COLUMN:
         caption = f"Mean accuracy. {caption}"
     if columns[-1] == LABEL:
         what = {"modality": "mean accuracy by modality"}.get(comparison.layout, "mean accuracy / average forgetting")
@@ -222,21 +243,22 @@ def _by_step(comparison: Comparison) -> _Made:
 
 
 def _by_column(comparison: Comparison) -> _Made:
-    """A row for each label, a column for each modality or memory size: mean accuracy."""
-    columns = list(dict.fromkeys(entry.column(comparison.layout) for entry in comparison.entries))
+    """A row for each label or first of a pair, a column for each modality, memory size or second: mean accuracy."""
+    layout = comparison.layout
+    columns = list(dict.fromkeys(entry.column(layout) for entry in comparison.entries))
     best = {column: _best(data, "mean_accuracy") for column, data in comparison.groups()}
-    places = {(entry.label, entry.column(comparison.layout)): entry for entry in comparison.entries}
-    titles = [f"Memory {column}" if comparison.layout == "memory" else column.capitalize() for column in columns]
+    places = {(entry.row(layout), entry.column(layout)): entry for entry in comparison.entries}
+    titles = [f"Memory {column}" if layout == "memory" else column.capitalize() for column in columns]
     known = any(map(comparison.reported, comparison.entries))
     rows = []
-    for label in dict.fromkeys(entry.label for entry in comparison.entries):
+    for label in dict.fromkeys(entry.row(layout) for entry in comparison.entries):
         row, numbers = [Cell(label)], []
         for column in columns:
             entry = places.get((label, column))
             if entry is None:
                 row.append(Cell("-"))
                 continue
-            cell = _cell(entry, "mean_accuracy", entry.name(comparison.layout) in best.get(column, []))
+            cell = _cell(entry, "mean_accuracy", entry.name(layout) in best.get(column, []))
             if entry.runs and entry.failures:
                 cell = replace(cell, text=f"{cell.text} ({_seeds(entry)})")
             row.append(cell)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from mcil import metrics
 from mcil.metrics import Spread, mean_and_spread
+from mcil.report import tables
 from mcil.report.blocks import Picture
 from mcil.report.runs import DataSet, Method
 
@@ -63,6 +64,28 @@ def accuracy_by_step(data: DataSet, prefix: str = "") -> Picture:
     axes.set_ylabel("accuracy on all classes seen (%)")
     finals = ", ".join(f"{curve.name} {curve.mean[-1]:.1f} %" for curve in curves)
     return _svg(figure, f"{prefix}accuracy-by-step", "Accuracy by step", f"Accuracy after the last task: {finals}.")
+
+
+@matplotlib.rc_context(_STYLE)
+def mean_accuracy(data: DataSet, prefix: str = "") -> Picture:
+    """Mean accuracy of each method: a bar for the mean over seeds with its number, and a stroke for the spread."""
+    spreads = [method.spread("mean_accuracy") for method in data.methods]
+    figure, axes = _axes(max(2.4, 0.95 * len(spreads) + 0.7), 3.2)
+    for place, (method, spread) in enumerate(zip(data.methods, spreads, strict=True)):
+        colour, _ = _look(method.upper_bound, place)
+        deviation = float(np.nan_to_num(spread.deviation))
+        axes.bar(place, spread.mean, 0.62, color=colour, alpha=0.85)
+        axes.errorbar(place, spread.mean, yerr=deviation, color=INK, elinewidth=1.2, capsize=3)
+        top = spread.mean + deviation + 1.5
+        axes.text(place, top, f"{spread.mean:.1f}", ha="center", va="bottom", color=INK, size=8.5)
+    axes.set_xticks(range(len(spreads)), [textwrap.fill(method.name, 10) for method in data.methods])
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylim(0, _TOP)
+    axes.set_ylabel("mean accuracy (%)")
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    means = ", ".join(f"{m.name} {tables.said(spread)} %" for m, spread in zip(data.methods, spreads, strict=True))
+    return _svg(figure, f"{prefix}mean-accuracy", "Mean accuracy", f"Mean accuracy: {means}.")
 
 
 @matplotlib.rc_context(_STYLE)

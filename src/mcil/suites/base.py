@@ -139,6 +139,7 @@ class Suite:
         sections: what its report shows besides, by name (:data:`mcil.report.chapters.SECTIONS`).
         experiments: makes of the settings what is to be compared: one experiment (of seed 0) for each row, or each
             place of a table with several columns. Its ``label`` is the name of the row.
+        featured: labels of rows that have a figure to themselves, in its order, each with its name there.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Suite:
     layout: Layout
     sections: Sequence[str]
     experiments: Callable[[Settings], list[Experiment]]
+    featured: Sequence[tuple[str, str]] = ()
 
     @property
     def summary(self) -> str:
@@ -157,11 +159,11 @@ SUITES: Registry[Suite] = Registry("suite", "mcil.suites")
 
 
 def suite(
-    name: str, title: str, layout: Layout, sections: Sequence[str]
+    name: str, title: str, layout: Layout, sections: Sequence[str], featured: Sequence[tuple[str, str]] = ()
 ) -> Callable[[Callable[[Settings], list[Experiment]]], Suite]:
     """Return a decorator that registers a function from settings to experiments as a suite."""
 
     def add(experiments: Callable[[Settings], list[Experiment]]) -> Suite:
-        return SUITES.register(name)(Suite(name, title, layout, sections, experiments))
+        return SUITES.register(name)(Suite(name, title, layout, sections, experiments, featured))
 
     return add

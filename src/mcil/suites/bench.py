@@ -101,7 +101,9 @@ def bench(
     rows = [entry.name(chosen.layout) for entry, own in zip(wanted, runs, strict=True) for _ in own]
     ends = iter(attempt_all([run for own in runs for run in own], rows, Path(out) / "runs", jobs))
     entries = [replace(entry, ends=list(islice(ends, len(own)))) for entry, own in zip(wanted, runs, strict=True)]
-    comparison = Comparison(chosen.name, chosen.title, chosen.layout, chosen.sections, scenario, entries)
+    comparison = Comparison(
+        chosen.name, chosen.title, chosen.layout, chosen.sections, scenario, entries, chosen.featured
+    )
     return write_comparison(comparison, Path(out) / chosen.name)
 
 

@@ -38,12 +38,21 @@ _PARTS: dict[str, Mapping[str, Any]] = {
     "distillation grows with the old classes": {"adaptive": True},
 }
 
+# The four systems of the paper's figure 1, in its order.
+_FIGURE = (
+    ("visual, both", "visual only"),
+    ("audio, both", "audio only"),
+    ("naive, both", "naive fusion"),
+    ("guided, both", "guided attention"),
+)
+
 
 @suite(
     "sam-audio",
-    "SAM-Audio-guided learning (reconstruction): fusion and distillation",
-    "figures",
+    "Fusion and distillation of sam-audio-cil (a reconstruction)",
+    "pair",
     ("forgetting", "runs", "costs", "provenance"),
+    featured=_FIGURE,
 )
 def sam_audio(settings: Settings) -> list[Experiment]:
     """sam-audio-cil that reads sound, picture or both, by what is distilled: nothing, features, logits or both.
