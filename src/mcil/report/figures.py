@@ -74,11 +74,11 @@ def mean_accuracy(data: DataSet, prefix: str = "") -> Picture:
     for place, (method, spread) in enumerate(zip(data.methods, spreads, strict=True)):
         colour, _ = _look(method.upper_bound, place)
         deviation = float(np.nan_to_num(spread.deviation))
-        axes.bar(place, spread.mean, 0.62, color=colour, alpha=0.85)
+        axes.bar(place, spread.mean, 0.62, color=colour)
         axes.errorbar(place, spread.mean, yerr=deviation, color=INK, elinewidth=1.2, capsize=3)
         top = spread.mean + deviation + 1.5
         axes.text(place, top, f"{spread.mean:.1f}", ha="center", va="bottom", color=INK, size=8.5)
-    axes.set_xticks(range(len(spreads)), [textwrap.fill(method.name, 10) for method in data.methods])
+    axes.set_xticks(range(len(spreads)), [textwrap.fill(method.name, 9) for method in data.methods])
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, _TOP)
     axes.set_ylabel("mean accuracy (%)")
