@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from mcil.files import read_json, write_json, write_text
@@ -24,3 +25,24 @@ def copy_runs(runs: Sequence[Path], results: Path) -> list[dict[str, Any]]:
         write_text(results / "runs" / folder.name / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         found.append(result)
     return found
+
+
+def accuracy_table(results: Path, sets: Sequence[str], suite: str, title: str | None = None) -> str:
+    """Return mean and last accuracy of a suite's rows on every set, from ``results/<set>/<suite>/table.csv``.
+
+    It is a Markdown table; ``title`` heads the rows, by default the suite.
+    """
+    tables = [pl.read_csv(results / name / suite / "table.csv") for name in sets]
+    lines = [
+        f"| {title or suite} | {' | '.join(f'{name}: mean | last' for name in sets)} |",
+        f"|---|{'---:|' * 2 * len(sets)}",
+    ]
+    for label in tables[0]["label"]:
+        rows = [table.row(by_predicate=pl.col("label") == label, named=True) for table in tables]
+        cells = [
+            f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}"
+            for row in rows
+            for figure in ("mean_accuracy", "last_accuracy")
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

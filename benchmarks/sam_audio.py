@@ -11,9 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
-from benchmarks.collect import copy_runs
+from benchmarks.collect import accuracy_table, copy_runs
 from benchmarks.comparison import EPOCHS, SEEDS, SETS
 from benchmarks.real_data import batch_size
 from benchmarks.real_data_sets import Prepared, RealData
@@ -85,22 +83,8 @@ def summary(results: Path) -> str:
     parts = []
     for suite, title in TITLES.items():
         sets = [name for name in SUITES if (results / name / suite / "table.csv").exists()]
-        if not sets:
-            continue
-        tables = [pl.read_csv(results / name / suite / "table.csv") for name in sets]
-        lines = [
-            f"| {title} | {' | '.join(f'{name}: mean | last' for name in sets)} |",
-            f"|---|{'---:|' * 2 * len(sets)}",
-        ]
-        for label in tables[0]["label"]:
-            rows = [table.row(by_predicate=pl.col("label") == label, named=True) for table in tables]
-            cells = [
-                f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}"
-                for row in rows
-                for figure in ("mean_accuracy", "last_accuracy")
-            ]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines) + "\n")
+        if sets:
+            parts.append(accuracy_table(results, sets, suite, title))
     return "\n".join(parts)
 
 

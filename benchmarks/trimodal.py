@@ -13,10 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import yaml
 
-from benchmarks.collect import copy_runs
+from benchmarks.collect import accuracy_table, copy_runs
 from benchmarks.real_data import batch_size
 from benchmarks.real_data_sets import COMPARED, Prepared, RealData
 from mcil.data.class_text import describe_store
@@ -101,20 +100,7 @@ def summary(results: Path) -> str:
     parts = []
     for suite in ("trimodal", "trimodal-parts"):
         sets = [name for name in SUITES if (results / name / suite / "table.csv").exists()]
-        tables = [pl.read_csv(results / name / suite / "table.csv") for name in sets]
-        lines = [
-            f"| {suite} | {' | '.join(f'{name}: mean | last' for name in sets)} |",
-            f"|---|{'---:|' * 2 * len(sets)}",
-        ]
-        for label in tables[0]["label"]:
-            rows = [table.row(by_predicate=pl.col("label") == label, named=True) for table in tables]
-            cells = [
-                f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}"
-                for row in rows
-                for figure in ("mean_accuracy", "last_accuracy")
-            ]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines) + "\n")
+        parts.append(accuracy_table(results, sets, suite))
     return "\n".join([*parts, _insight(results)])
 
 
