@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mcil.encoders.base import ENCODERS, Device, Encoder, Floats, segment_centres
-from mcil.encoders.weights import UNREADABLE, TorchEncoder, Weights, find_weights, silent_transformers
+from mcil.encoders.weights import TorchEncoder, Weights, find_weights, load_pretrained
 from mcil.errors import McilError
 
 if TYPE_CHECKING:
@@ -122,21 +122,7 @@ class VideoMAEEncoder(TorchEncoder):
         """See :meth:`TorchEncoder.load`."""
         from transformers import VideoMAEModel
 
-        model_class: Any = VideoMAEModel
-        try:
-            with silent_transformers():
-                model, report = model_class.from_pretrained(
-                    self.weights.folder, dtype=torch.float32, output_loading_info=True
-                )
-        except UNREADABLE as error:
-            reason = str(error).strip().splitlines()[0]
-            raise McilError(
-                f"videomae: {self.weights.file} cannot be read as weights ({reason}); download it again"
-            ) from error
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])[0]
-            raise McilError(f"videomae: {self.weights.file} lacks {missing}; give VideoMAE weights")
-        tower: nn.Module = model
+        tower: nn.Module = load_pretrained(self.name, self.weights, VideoMAEModel, what="VideoMAE")
         return tower
 
 

@@ -22,9 +22,10 @@ from mcil.encoders.clip.load import (
     read_clip_state,
     read_tokenizer,
 )
-from mcil.encoders.clip.pixels import DEVIATION, MEAN, normalise, square
+from mcil.encoders.clip.pixels import DEVIATION, MEAN, normalise
 from mcil.encoders.clip.text import TextTransformer
 from mcil.encoders.clip.tokenizer import Tokenizer
+from mcil.encoders.pictures import square
 from mcil.encoders.weights import TorchEncoder, Weights, pick_device
 from mcil.errors import McilError
 
