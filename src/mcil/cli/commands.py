@@ -20,12 +20,13 @@ from mcil.data.fetch import fetch_avcil_features
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
 from mcil.demo import demo
-from mcil.encoders import TextEncoder, create_encoders
+from mcil.encoders import TextEncoder, create_encoders, describe_encoders
 from mcil.errors import McilError
 from mcil.experiment import Run, run
 from mcil.methods import describe_methods
 from mcil.suites import bench
 
+WIDEST = 160  # characters that the table of encoders needs
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -126,6 +127,23 @@ def list_methods(json: bool = False) -> MethodList:
     return MethodList(describe_methods(), json)
 
 
+@dataclass(frozen=True)
+class EncoderList:
+    """What ``mcil encoders`` says."""
+
+    encoders: list[dict[str, Any]]
+    json: bool
+
+
+def list_encoders(json: bool = False) -> EncoderList:
+    """List the encoders with their default options: what they read and give, size, licence, whether weights are here.
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    return EncoderList(describe_encoders(), json)
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "data": {
@@ -141,6 +159,7 @@ COMMANDS: dict[str, Any] = {
         },
         "check": check_manifest,
     },
+    "encoders": list_encoders,
     "extract": extract,
     "text": describe,
     "run": run,
@@ -168,8 +187,16 @@ def tell(result: Any) -> None:
             console.print(result.summary, highlight=False, markup=False)
             if result.errors:
                 fail(f"{result.manifest}: {_count(result.errors, 'error')} and {_count(result.warnings, 'warning')}")
-        case MethodList(methods, json=True):
-            print(json.dumps(methods, indent=2))
+        case MethodList(listed, json=True) | EncoderList(listed, json=True):
+            print(json.dumps(listed, indent=2))
+        case EncoderList(encoders):
+            names = ("encoder", "reads", "tokens", "width", "million weights", "here", "default weights", "licence")
+            table = Table(*names, box=None, pad_edge=False)
+            for encoder in encoders:
+                keys = ("name", "reads", "tokens", "width", "parameters", "here", "weights", "licence")
+                table.add_row(*("-" if encoder[key] is None else str(encoder[key]) for key in keys))
+            # Names stay whole however narrow the terminal is, so that they can be searched and copied.
+            Console(width=max(console.width, WIDEST)).print(table)
         case MethodList(methods):
             table = Table("method", "fit by", "memory", "source", box=None, pad_edge=False)
             for method in methods:

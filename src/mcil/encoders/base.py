@@ -99,6 +99,7 @@ class Facts:
         licence: of the weights.
         weights: name on the hub, or of the file that a user has to get; None where none are needed.
         formats: names of the file of tensors on the hub, any of which will do.
+        package: that brings the weights where it is installed.
     """
 
     modality: Literal["audio", "visual", "text"]
@@ -107,6 +108,7 @@ class Facts:
     licence: str
     weights: str | None = None
     formats: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    package: str | None = None
 
 
 FACTS: dict[str, tuple[Facts, ...]] = {}

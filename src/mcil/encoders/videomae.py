@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mcil.encoders.base import ENCODERS, Device, Encoder, Floats, segment_centres
+from mcil.encoders.base import ENCODERS, FACTS, Device, Encoder, Facts, Floats, segment_centres
 from mcil.encoders.weights import TorchEncoder, Weights, find_weights, load_pretrained
 from mcil.errors import McilError
 
 if TYPE_CHECKING:
     from mcil.media import Clip
 
+HUB = "MCG-NJU/videomae-base"
 LICENCE = "weights: CC BY-NC 4.0 (non-commercial)"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PRESETS = ("default", "published")
@@ -151,7 +152,7 @@ def _processor_options(weights: Weights, side: int) -> dict[str, Any]:
 @ENCODERS.register("videomae")
 def videomae(
     *,
-    weights: str = "MCG-NJU/videomae-base",
+    weights: str = HUB,
     revision: str | None = None,
     preset: Literal["default", "published"] = "default",
     fps: float = 10.0,
@@ -174,3 +175,6 @@ def videomae(
     options = {"weights": weights, "revision": revision, "preset": preset, "fps": fps}
     found = find_weights("videomae", weights, revision, ("config.json", "preprocessor_config.json"))
     return [VideoMAEEncoder(found, preset, fps, device, options)]
+
+
+FACTS["videomae"] = (Facts("visual", (8, 196, 768), 86.2, LICENCE, HUB),)

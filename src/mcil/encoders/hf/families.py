@@ -43,7 +43,7 @@ def _audio(
 
 
 FACTS["ast"] = (Facts("audio", (16, 768), 86.2, "weights: BSD-3-Clause", "MIT/ast-finetuned-audioset-10-10-0.4593"),)
-FACTS["clap"] = (Facts("audio", (16, 768), 28.3, "weights: Apache-2.0", "laion/clap-htsat-unfused"),)
+FACTS["clap"] = (Facts("audio", (16, 768), 27.5, "weights: Apache-2.0", "laion/clap-htsat-unfused"),)
 FACTS["dinov2"] = (Facts("visual", (8, 16, 768), 86.6, "weights: Apache-2.0", "facebook/dinov2-base"),)
 FACTS["siglip2"] = (Facts("visual", (8, 16, 768), 92.9, "weights: Apache-2.0", "google/siglip2-base-patch16-224"),)
 FACTS["vjepa2"] = (Facts("visual", (8, 16, 1024), 326.0, "weights: MIT", "facebook/vjepa2-vitl-fpc64-256"),)
