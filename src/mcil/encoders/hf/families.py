@@ -22,24 +22,23 @@ def _source(name: str, weights: str, revision: str | None, kinds: tuple[str, ...
     return source
 
 
-def _licence(name: str, source: Source) -> str:
+def _licence(source: Source) -> str:
     """Return what the model card says, or what is known of the family."""
-    known = FACTS[name][0].licence if name in FACTS else UNKNOWN_LICENCE
-    return stated_licence(source.weights.folder) or known
+    return stated_licence(source.weights.folder) or FACTS[source.name][0].licence
 
 
 def _visual(
     source: Source, frames: int | None, grid: int | None, layers: list[int] | None, device: Device, options: Any
 ) -> list[Encoder]:
     options |= {"frames": frames, "grid": grid, "layers": layers}
-    return [HfVisual(source, _licence(source.name, source), frames, grid, layers, device, options)]
+    return [HfVisual(source, _licence(source), frames, grid, layers, device, options)]
 
 
 def _audio(
     source: Source, seconds: float, steps: int, layers: list[int] | None, device: Device, options: Any
 ) -> list[Encoder]:
     options |= {"seconds": seconds, "steps": steps, "layers": layers}
-    return [HfAudio(source, _licence(source.name, source), seconds, steps, layers, device, options)]
+    return [HfAudio(source, _licence(source), seconds, steps, layers, device, options)]
 
 
 FACTS["ast"] = (Facts("audio", (16, 768), 86.2, "weights: BSD-3-Clause", "MIT/ast-finetuned-audioset-10-10-0.4593"),)
@@ -48,8 +47,8 @@ FACTS["dinov2"] = (Facts("visual", (8, 16, 768), 86.6, "weights: Apache-2.0", "f
 FACTS["siglip2"] = (Facts("visual", (8, 16, 768), 92.9, "weights: Apache-2.0", "google/siglip2-base-patch16-224"),)
 FACTS["vjepa2"] = (Facts("visual", (8, 16, 1024), 326.0, "weights: MIT", "facebook/vjepa2-vitl-fpc64-256"),)
 FACTS["hf"] = (
-    Facts("audio", None, None, "the model card's"),
-    Facts("visual", None, None, "the model card's"),
+    Facts("audio", None, None, UNKNOWN_LICENCE),
+    Facts("visual", None, None, UNKNOWN_LICENCE),
 )
 
 

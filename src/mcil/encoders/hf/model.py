@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from mcil.encoders.weights import Weights, load_pretrained
+from mcil.encoders.weights import Weights, load_pretrained, silent_transformers
 from mcil.errors import McilError
 
 Reads = Literal["pictures", "videos", "sounds"]
@@ -83,7 +83,8 @@ def read_source(name: str, weights: Weights) -> Source:
     try:
         if not (weights.folder / "config.json").is_file():
             raise ValueError
-        whole: Any = AutoConfig.from_pretrained(weights.folder, local_files_only=True)
+        with silent_transformers():
+            whole: Any = AutoConfig.from_pretrained(weights.folder, local_files_only=True)
     except UNFIT as error:
         raise McilError(
             f"{name}: {weights.folder} lacks a readable config.json of a model that transformers knows; give a folder "
