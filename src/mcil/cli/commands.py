@@ -27,6 +27,16 @@ from mcil.methods import describe_methods
 from mcil.suites import bench
 
 WIDEST = 160  # characters that the table of encoders needs
+ENCODER_COLUMNS = {
+    "name": "encoder",
+    "reads": "reads",
+    "tokens": "tokens",
+    "width": "width",
+    "parameters": "million weights",
+    "here": "here",
+    "weights": "default weights",
+    "licence": "licence",
+}
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -190,19 +200,13 @@ def tell(result: Any) -> None:
         case MethodList(listed, json=True) | EncoderList(listed, json=True):
             print(json.dumps(listed, indent=2))
         case EncoderList(encoders):
-            names = ("encoder", "reads", "tokens", "width", "million weights", "here", "default weights", "licence")
-            table = Table(*names, box=None, pad_edge=False)
+            table = Table(box=None, pad_edge=False)
+            for heading in ENCODER_COLUMNS.values():
+                # Names stay whole however narrow the terminal is, so that they can be searched and copied.
+                table.add_column(heading, no_wrap=heading != "licence")
             for encoder in encoders:
-                keys = ("name", "reads", "tokens", "width", "parameters", "here", "weights", "licence")
-                table.add_row(*("-" if encoder[key] is None else str(encoder[key]) for key in keys))
-            # Names stay whole however narrow the terminal is, so that they can be searched and copied.
+                table.add_row(*("-" if encoder[key] is None else str(encoder[key]) for key in ENCODER_COLUMNS))
             Console(width=max(console.width, WIDEST)).print(table)
-        case MethodList(methods):
-            table = Table("method", "fit by", "memory", "source", box=None, pad_edge=False)
-            for method in methods:
-                memory = "yes" if method["memory"] else "no"
-                table.add_row(method["name"], method["kind"], memory, method["source"])
-            console.print(table)
         case report.ComparisonFiles():
             report.print_comparison(result.comparison, console)
             for path in (result.markdown, result.latex, result.csv, result.report.html):
