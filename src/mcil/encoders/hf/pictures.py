@@ -72,7 +72,6 @@ class HfVisual(DenseVisual):
     """A model of transformers that reads pictures or videos, behind the encoder interface.
 
     Args:
-        name: of the encoder.
         source: the model.
         licence: of its weights.
         frames: moments that are read; None for 8 pictures, or as many as a video model was made for.
