@@ -325,6 +325,37 @@ def test_pictures_keep_the_contract(tmp_path, weights, tiny, frames):
     torch.testing.assert_close(torch.from_numpy(features[:, 0]), tiny[0](normalise(pixels)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("grid", [None, 2])
+def test_patches_are_in_the_space_of_the_embedding(tmp_path, weights, tiny, grid):
+    """The last layer norm and the projection, which the class token goes through, applied to every patch by hand."""
+    write_video(tmp_path / "v.mp4", brightening())
+    visual, text = ENCODERS["clip"](weights=str(weights), device="cpu", frames=2, tokens="patches", grid=grid)
+    assert text.shape == (tiny_towers.EMBED,)
+    clip = clip_of(tmp_path, video="v.mp4")
+    features = check_contract(visual, clip)
+    tower = tiny[0]
+    pixels = normalise(torch.from_numpy(visual.prepare(clip)))
+    with torch.no_grad():
+        tokens = tower.below(pixels, 0)
+        for block in tower.transformer.resblocks:
+            tokens = block(block.attend(tokens))
+        patches = torch.stack([tower.ln_post(tokens[:, place]) @ tower.proj for place in range(1, 17)], dim=1)
+        first = tower.ln_post(tokens[:, 0]) @ tower.proj
+        torch.testing.assert_close(first, tower(pixels), rtol=1e-4, atol=1e-4)
+    if grid == 2:
+        cells = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+        patches = torch.stack([patches[:, cell].mean(dim=1) for cell in cells], dim=1)
+    torch.testing.assert_close(torch.from_numpy(features), patches, rtol=1e-4, atol=1e-4)
+
+
+def test_a_resnet_has_no_patches(tmp_path, tiny):
+    path = write(tmp_path, tiny_towers.state(tiny_towers.resnet(), tiny[1]), "RN50.pt")
+    with pytest.raises(McilError, match="holds a ResNet, which has no patches"):
+        ENCODERS["clip"](weights=str(path), tokens="patches")
+    with pytest.raises(McilError, match="must be one of 'embedding', 'patches'"):
+        create_encoders({"clip": {"weights": str(path), "tokens": "patch"}})
+
+
 def test_texts_keep_the_contract(weights, tiny):
     encoder = ENCODERS["clip"](weights=str(weights), device="cpu")[1]
     assert isinstance(encoder, TextEncoder)

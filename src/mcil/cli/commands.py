@@ -20,12 +20,23 @@ from mcil.data.fetch import fetch_avcil_features
 from mcil.data.importers import IMPORTERS
 from mcil.data.store import FeatureStore
 from mcil.demo import demo
-from mcil.encoders import TextEncoder, create_encoders
+from mcil.encoders import TextEncoder, create_encoders, describe_encoders
 from mcil.errors import McilError
 from mcil.experiment import Run, run
 from mcil.methods import describe_methods
 from mcil.suites import bench
 
+WIDEST = 160  # characters that the table of encoders needs
+ENCODER_COLUMNS = {
+    "name": "encoder",
+    "reads": "reads",
+    "tokens": "tokens",
+    "width": "width",
+    "parameters": "million weights",
+    "here": "here",
+    "weights": "default weights",
+    "licence": "licence",
+}
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
@@ -126,6 +137,23 @@ def list_methods(json: bool = False) -> MethodList:
     return MethodList(describe_methods(), json)
 
 
+@dataclass(frozen=True)
+class EncoderList:
+    """What ``mcil encoders`` says."""
+
+    encoders: list[dict[str, Any]]
+    json: bool
+
+
+def list_encoders(json: bool = False) -> EncoderList:
+    """List the encoders with their default options: what they read and give, size, licence, whether weights are here.
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    return EncoderList(describe_encoders(), json)
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "data": {
@@ -141,6 +169,7 @@ COMMANDS: dict[str, Any] = {
         },
         "check": check_manifest,
     },
+    "encoders": list_encoders,
     "extract": extract,
     "text": describe,
     "run": run,
@@ -168,14 +197,16 @@ def tell(result: Any) -> None:
             console.print(result.summary, highlight=False, markup=False)
             if result.errors:
                 fail(f"{result.manifest}: {_count(result.errors, 'error')} and {_count(result.warnings, 'warning')}")
-        case MethodList(methods, json=True):
-            print(json.dumps(methods, indent=2))
-        case MethodList(methods):
-            table = Table("method", "fit by", "memory", "source", box=None, pad_edge=False)
-            for method in methods:
-                memory = "yes" if method["memory"] else "no"
-                table.add_row(method["name"], method["kind"], memory, method["source"])
-            console.print(table)
+        case MethodList(listed, json=True) | EncoderList(listed, json=True):
+            print(json.dumps(listed, indent=2))
+        case EncoderList(encoders):
+            table = Table(box=None, pad_edge=False)
+            for heading in ENCODER_COLUMNS.values():
+                # Names stay whole however narrow the terminal is, so that they can be searched and copied.
+                table.add_column(heading, no_wrap=heading != "licence")
+            for encoder in encoders:
+                table.add_row(*("-" if encoder[key] is None else str(encoder[key]) for key in ENCODER_COLUMNS))
+            Console(width=max(console.width, WIDEST)).print(table)
         case report.ComparisonFiles():
             report.print_comparison(result.comparison, console)
             for path in (result.markdown, result.latex, result.csv, result.report.html):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcil.encoders.base import ENCODERS, Device, Encoder, Floats
+from mcil.encoders.base import ENCODERS, FACTS, Device, Encoder, Facts, Floats
 from mcil.encoders.fbank import kaldi_fbank
 from mcil.encoders.weights import TorchEncoder, Weights, find_weights, read_state
 from mcil.errors import McilError
@@ -23,6 +23,7 @@ from mcil.errors import McilError
 if TYPE_CHECKING:
     from mcil.media import Clip
 
+HUB = "gaunernst/vit_base_patch16_1024_128.audiomae_as2m"
 HEAD_WIDTH = 64  # of every published size; the weights do not tell it
 EPSILON = 1e-6
 BANDS = 128
@@ -186,7 +187,7 @@ class AudioMAEEncoder(TorchEncoder):
 @ENCODERS.register("audiomae")
 def audiomae(
     *,
-    weights: str = "gaunernst/vit_base_patch16_1024_128.audiomae_as2m",
+    weights: str = HUB,
     revision: str | None = None,
     preset: Literal["default", "published"] = "default",
     rate: int | None = None,
@@ -216,3 +217,6 @@ def audiomae(
         raise McilError("audiomae: rate must be at least 1000 and std above 0")
     options = {"weights": weights, "revision": revision, "preset": preset, "rate": rate, "mean": mean, "std": std}
     return [AudioMAEEncoder(find_weights("audiomae", weights, revision), rate, mean, std, device, options)]
+
+
+FACTS["audiomae"] = (Facts("audio", (768,), 85.6, LICENCE, HUB),)

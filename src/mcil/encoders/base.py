@@ -94,19 +94,21 @@ class Facts:
 
     Attributes:
         modality: what it reads.
-        shape: of its output, as :attr:`Encoder.shape`.
-        parameters: in millions; 0 where nothing was learnt.
+        shape: of its output, as :attr:`Encoder.shape`; None where the weights decide.
+        parameters: in millions; 0 where nothing was learnt, None where the weights decide.
         licence: of the weights.
         weights: name on the hub, or of the file that a user has to get; None where none are needed.
         formats: names of the file of tensors on the hub, any of which will do.
+        package: that brings the weights where it is installed.
     """
 
     modality: Literal["audio", "visual", "text"]
-    shape: tuple[int, ...]
-    parameters: float
+    shape: tuple[int, ...] | None
+    parameters: float | None
     licence: str
     weights: str | None = None
     formats: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    package: str | None = None
 
 
 FACTS: dict[str, tuple[Facts, ...]] = {}

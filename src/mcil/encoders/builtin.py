@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcil.encoders import patches, sound
-from mcil.encoders.base import ENCODERS, Encoder, Floats, segment_centres
+from mcil.encoders.base import ENCODERS, FACTS, Encoder, Facts, Floats, segment_centres
 from mcil.errors import McilError
 
 if TYPE_CHECKING:
@@ -145,3 +145,9 @@ def builtin(*, frames: int = 8, grid: int = 6, gap: float = 0.1, rate: int = 320
         raise McilError("builtin: frames and grid must be at least 1, gap above 0 and rate at least 4000")
     options = {"frames": frames, "grid": grid, "gap": gap, "rate": rate}
     return [BuiltinAudio(rate, options), BuiltinVisual(frames, grid, gap, options)]
+
+
+FACTS["builtin"] = (
+    Facts("audio", (sound.WIDTH,), 0, LICENCE),
+    Facts("visual", (8, 36, patches.WIDTH), 0, LICENCE),
+)

@@ -20,7 +20,8 @@ def create_encoders(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> lis
         wanted: names with options, ``{"videomae": {"weights": "folder"}, "audiomae": {}}``; or text: names with
             commas between them (``builtin``, ``videomae,audiomae``), or the mapping in YAML. Of encoders that read
             several modalities the option ``only`` takes one: ``{"raw": {"only": "visual"}}``; a factory with a
-            parameter of that name sees it, and need not look for the weights of the other.
+            parameter of that name sees it, and need not look for the weights of the other. ``hf:NAME`` is the encoder
+            ``hf`` with ``weights`` NAME.
 
     Raises:
         McilError: an encoder or option is unknown (the nearest name is offered), a value has the wrong type, ``only``
@@ -58,6 +59,11 @@ def _parse(wanted: str | Mapping[str, Mapping[str, Any] | None]) -> Mapping[str,
 
 
 def _create(name: str, options: Mapping[str, Any]) -> list[AnyEncoder]:
+    prefix, _, weights = name.partition(":")
+    if prefix == "hf" and weights:
+        if "weights" in options:
+            raise McilError(f"'{name}' names its weights already; leave out the option 'weights'")
+        name, options = prefix, {"weights": weights, **options}
     factory = ENCODERS[name]
     known = list(inspect.signature(factory).parameters)
     only = options.get("only")

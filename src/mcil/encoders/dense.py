@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from mcil.encoders.base import Device, Floats, segment_centres
-from mcil.encoders.clip.pixels import square
+from mcil.encoders.pictures import Resample, square, squash
 from mcil.encoders.weights import TorchEncoder
 from mcil.errors import McilError
 
@@ -62,19 +61,18 @@ class Pixels:
         side: pixels of the square input.
         fit: "squash" resizes the whole picture to the square; "crop" resizes the shorter side and cuts out the centre.
         mean, deviation: of each channel, for pixels from 0 to 1.
+        resample: how pixels between pixels are found.
     """
 
     side: int
     fit: Literal["squash", "crop"]
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
+    resample: Resample = "bicubic"
 
     def prepare(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Resize a picture (H,W,3), bicubic: uint8 (3,side,side)."""
-        if self.fit == "crop":
-            return square(picture, self.side)
-        resized = Image.fromarray(picture).resize((self.side, self.side), Image.Resampling.BICUBIC)
-        return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+        """Resize a picture (H,W,3): uint8 (3,side,side)."""
+        return (square if self.fit == "crop" else squash)(picture, self.side, self.resample)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Turn pixels uint8 (...,3,H,W) on any device into the tower's input, float32."""
@@ -140,7 +138,7 @@ class DenseVisual(TorchEncoder):
                 "sampling": "centres of equal segments",
                 "side": self.pixels.side,
                 "fit": self.pixels.fit,
-                "resample": "bicubic",
+                "resample": self.pixels.resample,
                 "mean": list(self.pixels.mean),
                 "deviation": list(self.pixels.deviation),
             },

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcil.encoders.base import ENCODERS, AnyEncoder, Device, Floats
+from mcil.encoders.base import ENCODERS, FACTS, AnyEncoder, Device, Facts, Floats
 from mcil.encoders.weights import UNREADABLE, TorchTextEncoder, Weights, find_weights, silent_transformers
 from mcil.errors import McilError
 
@@ -141,3 +141,6 @@ def _installed() -> str | None:
     spec = find_spec(PACKAGE)
     folders = [Path(place) / "model" for place in (spec.submodule_search_locations or [])] if spec else []
     return next((str(folder) for folder in folders if folder.is_dir()), None)
+
+
+FACTS["minilm"] = (Facts("text", (384,), 22.7, LICENCE, HUB, package=PACKAGE),)

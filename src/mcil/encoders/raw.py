@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mcil.encoders.base import ENCODERS, Encoder, segment_centres
+from mcil.encoders.base import ENCODERS, FACTS, Encoder, Facts, segment_centres
 from mcil.errors import McilError
 
 if TYPE_CHECKING:
@@ -121,3 +121,6 @@ def raw(*, size: int = 224, seconds: float = 5.0, rate: int = 44100) -> list[Enc
         raise McilError("raw: size must be at least 1, rate at least 1000, and seconds above 0")
     options = {"size": size, "seconds": seconds, "rate": rate}
     return [RawAudio(seconds, rate, options), RawVisual(size, options)]
+
+
+FACTS["raw"] = (Facts("audio", (220500,), 0, LICENCE), Facts("visual", (1, 50176, 3), 0, LICENCE))

@@ -13,13 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mcil.encoders.base import ENCODERS, Device, Encoder, Floats, segment_centres
-from mcil.encoders.weights import UNREADABLE, TorchEncoder, Weights, find_weights, silent_transformers
+from mcil.encoders.base import ENCODERS, FACTS, Device, Encoder, Facts, Floats, segment_centres
+from mcil.encoders.weights import TorchEncoder, Weights, find_weights, load_pretrained
 from mcil.errors import McilError
 
 if TYPE_CHECKING:
     from mcil.media import Clip
 
+HUB = "MCG-NJU/videomae-base"
 LICENCE = "weights: CC BY-NC 4.0 (non-commercial)"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PRESETS = ("default", "published")
@@ -122,21 +123,7 @@ class VideoMAEEncoder(TorchEncoder):
         """See :meth:`TorchEncoder.load`."""
         from transformers import VideoMAEModel
 
-        model_class: Any = VideoMAEModel
-        try:
-            with silent_transformers():
-                model, report = model_class.from_pretrained(
-                    self.weights.folder, dtype=torch.float32, output_loading_info=True
-                )
-        except UNREADABLE as error:
-            reason = str(error).strip().splitlines()[0]
-            raise McilError(
-                f"videomae: {self.weights.file} cannot be read as weights ({reason}); download it again"
-            ) from error
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])[0]
-            raise McilError(f"videomae: {self.weights.file} lacks {missing}; give VideoMAE weights")
-        tower: nn.Module = model
+        tower: nn.Module = load_pretrained(self.name, self.weights, VideoMAEModel, what="VideoMAE")
         return tower
 
 
@@ -165,7 +152,7 @@ def _processor_options(weights: Weights, side: int) -> dict[str, Any]:
 @ENCODERS.register("videomae")
 def videomae(
     *,
-    weights: str = "MCG-NJU/videomae-base",
+    weights: str = HUB,
     revision: str | None = None,
     preset: Literal["default", "published"] = "default",
     fps: float = 10.0,
@@ -188,3 +175,6 @@ def videomae(
     options = {"weights": weights, "revision": revision, "preset": preset, "fps": fps}
     found = find_weights("videomae", weights, revision, ("config.json", "preprocessor_config.json"))
     return [VideoMAEEncoder(found, preset, fps, device, options)]
+
+
+FACTS["videomae"] = (Facts("visual", (8, 196, 768), 86.2, LICENCE, HUB),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from mcil.errors import McilError
 from mcil.files import sha256
 
 FORMATS = ("model.safetensors", "pytorch_model.bin")
+# Parts that no token comes from: checkpoints of other tasks leave them out.
+UNUSED = re.compile(r"(^|\.)(pooler\.|mask_token$|masked_spec_embed$)")
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError)
 
 
@@ -125,6 +128,34 @@ def silent_transformers() -> Iterator[None]:
     finally:
         if bar:
             logging.enable_progress_bar()
+
+
+def load_pretrained(encoder: str, weights: Weights, model_class: Any, config: Any = None, what: str = "other") -> Any:
+    """Load a model of transformers from a local folder: float32, quietly, with no weight left as it was drawn.
+
+    Args:
+        encoder: name of the encoder, for errors.
+        weights: where the model lies.
+        model_class: a class of transformers; tensors that it has no place for are left aside.
+        config: of ``model_class``, where it is a part of the one in the folder.
+        what: which weights to give instead, for errors.
+
+    Raises:
+        McilError: the weights cannot be read, do not fit the configuration, or lack something that tokens come from.
+    """
+    options = {} if config is None else {"config": config}
+    try:
+        with silent_transformers():
+            model, report = model_class.from_pretrained(
+                weights.folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
+            )
+    except UNREADABLE as error:
+        reason = str(error).strip().splitlines()[0]
+        raise McilError(f"{encoder}: {weights.file} cannot be read as weights ({reason}); download it again") from error
+    missing = sorted(name for name in report["missing_keys"] if not UNUSED.search(name))
+    if missing:
+        raise McilError(f"{encoder}: {weights.file} lacks {missing[0]}; give {what} weights")
+    return model
 
 
 def read_state(encoder: str, file: Path) -> dict[str, Tensor]:

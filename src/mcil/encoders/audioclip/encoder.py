@@ -12,7 +12,7 @@ from torch import nn
 from mcil.encoders.audioclip.esresnext import ESResNeXt
 from mcil.encoders.audioclip.load import DEFAULT, build_audio, find_audioclip, plan_audio
 from mcil.encoders.audioclip.sound import RATE, SAMPLES, sixteen_bit
-from mcil.encoders.base import ENCODERS, AnyEncoder, Device, Floats
+from mcil.encoders.base import ENCODERS, FACTS, AnyEncoder, Device, Facts, Floats
 from mcil.encoders.clip.encoder import image_and_text
 from mcil.encoders.clip.load import read_clip_state
 from mcil.encoders.weights import TorchEncoder, Weights
@@ -79,3 +79,10 @@ def audioclip(*, weights: str = DEFAULT, frames: int = 1, device: Device = "auto
     tower = plan_audio(f"audioclip: {found.file}", read_clip_state("audioclip", found.file))
     audio = AudioClipAudio(found, tower, device, options)
     return [audio, *image_and_text("audioclip", found, LICENCE, frames, device, options)]
+
+
+FACTS["audioclip"] = (
+    Facts("audio", (1024,), 32.1, LICENCE, DEFAULT),
+    Facts("visual", (1, 1, 1024), 38.3, LICENCE, DEFAULT),
+    Facts("text", (1024,), 63.7, LICENCE, DEFAULT),
+)

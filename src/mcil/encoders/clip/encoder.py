@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mcil.encoders.base import ENCODERS, AnyEncoder, Device, Encoder, Floats, TextEncoder, segment_centres
+from mcil.encoders.base import (
+    ENCODERS,
+    FACTS,
+    AnyEncoder,
+    Device,
+    Encoder,
+    Facts,
+    Floats,
+    TextEncoder,
+    segment_centres,
+)
 from mcil.encoders.clip.load import (
     DEFAULT,
+    ON_HUB,
     ImageTower,
     build_text,
     build_visual,
@@ -22,9 +33,12 @@ from mcil.encoders.clip.load import (
     read_clip_state,
     read_tokenizer,
 )
-from mcil.encoders.clip.pixels import DEVIATION, MEAN, normalise, square
+from mcil.encoders.clip.pixels import DEVIATION, MEAN, normalise
 from mcil.encoders.clip.text import TextTransformer
 from mcil.encoders.clip.tokenizer import Tokenizer
+from mcil.encoders.clip.vision import VisionTransformer
+from mcil.encoders.dense import DenseVisual, Origin, Pixels
+from mcil.encoders.pictures import square
 from mcil.encoders.weights import TorchEncoder, Weights, pick_device
 from mcil.errors import McilError
 
@@ -96,6 +110,49 @@ class ClipVisual(TorchEncoder):
     def load(self) -> nn.Module:
         """See :meth:`TorchEncoder.load`."""
         return build_visual(f"{self.name}: {self.weights.file}", read_clip_state(self.name, self.weights.file))
+
+
+class ClipPatches(DenseVisual):
+    """The patches of L moments of a clip, in the space of the embedding.
+
+    Raises:
+        McilError: the weights are no vision transformer's, or ``frames`` or ``grid`` do not fit.
+    """
+
+    def __init__(
+        self, weights: Weights, frames: int, grid: int | None, device: Device, options: dict[str, Any]
+    ) -> None:
+        where = f"clip: {weights.file}"
+        tower = plan_visual(where, read_clip_state("clip", weights.file))
+        if not isinstance(tower, VisionTransformer):
+            raise McilError(f"{where} holds a ResNet, which has no patches; give a vision transformer's weights")
+        cells = tower.size // tower.conv1.kernel_size[0]
+        super().__init__(
+            Origin("clip", str(options["weights"]), weights.revision, LICENCE, "patch tokens in the space of texts"),
+            Pixels(tower.size, "crop", MEAN, DEVIATION),
+            frames,
+            (cells, cells),
+            grid,
+            tower.width,
+            device,
+            options,
+        )
+        self.weights = weights
+
+    def load(self) -> nn.Module:
+        """See :meth:`TorchEncoder.load`."""
+        tower = build_visual(f"clip: {self.weights.file}", read_clip_state("clip", self.weights.file))
+        assert isinstance(tower, VisionTransformer)
+        return _Patches(tower)
+
+
+class _Patches(nn.Module):
+    def __init__(self, tower: VisionTransformer) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.tower.patches(pixels)
 
 
 class ClipText(TextEncoder):
@@ -174,7 +231,13 @@ def image_and_text(
 
 @ENCODERS.register("clip")
 def clip(
-    *, weights: str = DEFAULT, revision: str | None = None, frames: int = 1, device: Device = "auto"
+    *,
+    weights: str = DEFAULT,
+    revision: str | None = None,
+    frames: int = 1,
+    tokens: Literal["embedding", "patches"] = "embedding",
+    grid: int | None = 4,
+    device: Device = "auto",
 ) -> list[AnyEncoder]:
     """CLIP: pictures and texts in one space (ViT-B/16: 512 values).
 
@@ -183,7 +246,21 @@ def clip(
             holds one, with the vocabulary that texts need; or a name on the Hugging Face hub.
         revision: branch, tag or commit on the hub.
         frames: moments of a clip (L), evenly spread.
+        tokens: of a picture: "embedding", the one that texts are compared with; or "patches", in the same space, which
+            only vision transformers have.
+        grid: rows and columns that patches are averaged to; null leaves them.
         device: where the transformers run.
     """
-    options = {"weights": weights, "revision": revision, "frames": frames}
-    return [*image_and_text("clip", find_clip("clip", weights, revision), LICENCE, frames, device, options)]
+    options: dict[str, Any] = {"weights": weights, "revision": revision, "frames": frames}
+    found = find_clip("clip", weights, revision)
+    if tokens == "embedding":
+        return [*image_and_text("clip", found, LICENCE, frames, device, options)]
+    options |= {"tokens": tokens, "grid": grid}
+    _, text = image_and_text("clip", found, LICENCE, frames, device, options)
+    return [ClipPatches(found, frames, grid, device, options), text]
+
+
+FACTS["clip"] = (
+    Facts("visual", (1, 1, 512), 86.2, LICENCE, DEFAULT, ON_HUB),
+    Facts("text", (512,), 63.4, LICENCE, DEFAULT, ON_HUB),
+)

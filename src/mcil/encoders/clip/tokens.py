@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcil.encoders.base import ENCODERS, AnyEncoder, TextEncoder
-from mcil.encoders.clip.load import DEFAULT, find_clip
+from mcil.encoders.base import ENCODERS, FACTS, AnyEncoder, Facts, TextEncoder
+from mcil.encoders.clip.load import DEFAULT, ON_HUB, find_clip
 from mcil.encoders.clip.tokenizer import Tokenizer, find_vocabulary
 
 CONTEXT = 77
+LICENCE = "vocabulary: MIT (OpenAI CLIP)"
 
 
 class ClipTokens(TextEncoder):
@@ -32,7 +33,7 @@ class ClipTokens(TextEncoder):
             "name": self.name,
             "modality": self.modality,
             "revision": self._tokenizer.revision,
-            "licence": "vocabulary: MIT (OpenAI CLIP)",
+            "licence": LICENCE,
             "options": self._options,
             "preprocessing": {"context": CONTEXT},
             "shape": list(self.shape),
@@ -58,3 +59,6 @@ def clip_tokens(*, weights: str = DEFAULT, revision: str | None = None) -> list[
     else:
         folder = path.parent if path.is_file() else find_clip("clip-tokens", weights, revision).folder
     return [ClipTokens(folder, {"weights": weights, "revision": revision})]
+
+
+FACTS["clip-tokens"] = (Facts("text", (CONTEXT,), 0, LICENCE, DEFAULT, ON_HUB),)

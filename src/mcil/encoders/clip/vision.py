@@ -42,6 +42,12 @@ class VisionTransformer(Tower):
         embedding: Tensor = self.ln_post(_class_token(tokens)) @ self.proj
         return embedding
 
+    def patches(self, inputs: Tensor) -> Tensor:
+        """Return the patches (B,P,E), row by row, in the space of the embedding; the class token is left out."""
+        tokens = self.transformer(self.below(inputs, 0), range(len(self.widths)), None, _class_token)
+        embeddings: Tensor = self.ln_post(tokens[:, 1:]) @ self.proj
+        return embeddings
+
 
 def _class_token(tokens: Tensor) -> Tensor:
     return tokens[:, 0]
