@@ -12,6 +12,7 @@ from torch import Tensor
 
 import golden
 from mcil.models import LinearClassifier, ProxyClassifier, class_means, nearest_mean_logits
+from mcil.models.classifiers import CosineClassifier
 
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -113,6 +114,55 @@ def test_a_linear_classifier_has_no_scale() -> None:
     assert classifier.scale is None
     classifier.grow(5)
     assert classifier.classes == classifier(torch.zeros(2, 4)).shape[1] == 5
+
+
+@quick
+@given(seeds, sizes, sizes, sizes, st.integers(0, 3))
+def test_cosines_score_as_loops_do(seed: int, clips: int, width: int, classes: int, more: int) -> None:
+    torch.manual_seed(seed)
+    classifier = CosineClassifier(width, classes).double()
+    classifier.grow(classes + more)
+    with torch.no_grad():
+        classifier.factor.fill_(1.7)
+    fused = normal(seed, clips, width)
+    expected = [
+        1.7 * sum(a * b for a, b in zip(unit(clip), unit(row), strict=True))
+        for clip in fused.tolist()
+        for row in classifier.weight.tolist()
+    ]
+    assert classifier(fused).flatten().tolist() == pytest.approx(expected)
+    assert classifier.scale.item() == pytest.approx(1.7)
+
+
+@quick
+@given(seeds, sizes, sizes, st.lists(sizes, max_size=3))
+def test_a_cosine_classifier_that_grows_keeps_rows_scale_and_logits(
+    seed: int, width: int, classes: int, added: list[int]
+) -> None:
+    torch.manual_seed(seed)
+    classifier, fused = CosineClassifier(width, classes), normal(seed, 3, width).float()
+    with torch.no_grad():
+        classifier.factor.fill_(3)
+    for more in added:
+        before, rows = classifier(fused), classifier.weight.clone()
+        classes += more
+        classifier.grow(classes)
+        assert classifier.classes == classes == classifier(fused).shape[1]
+        torch.testing.assert_close(classifier(fused)[:, : before.shape[1]], before)
+        assert torch.equal(classifier.weight[: len(rows)], rows)
+        assert classifier.weight.requires_grad
+        assert classifier.scale.item() == 3
+
+
+def test_a_cosine_knows_no_length_and_learns_its_scale() -> None:
+    torch.manual_seed(0)
+    classifier, fused = CosineClassifier(4, 3).double(), normal(0, 5, 4)
+    torch.testing.assert_close(classifier(9 * fused), classifier(fused))
+    assert classifier(torch.zeros(1, 4).double()).count_nonzero() == 0
+    assert torch.autograd.gradcheck(classifier, fused.requires_grad_())
+    classifier(fused)[0, 0].backward()
+    assert classifier.factor.grad is not None
+    assert classifier.factor.grad != 0
 
 
 @quick

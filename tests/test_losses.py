@@ -17,6 +17,7 @@ from mcil.losses import (
     attention_distillation,
     class_similarity,
     feature_discrepancy,
+    feature_distillation,
     instance_similarity,
     logit_replay,
     nca,
@@ -250,6 +251,51 @@ def test_feature_discrepancy_is_what_loops_compute(seed: int, clips: int, width:
     assert plain.item() == pytest.approx(naive_discrepancy(student, teacher, ones), abs=1e-12)
 
 
+def naive_feature_distillation(student: dict[str, Tensor], teacher: dict[str, Tensor], form: str) -> float:
+    total = 0.0
+    for name, features in student.items():
+        for new, old in zip(features.tolist(), teacher[name].tolist(), strict=True):
+            lengths = [math.sqrt(sum(value * value for value in vector)) for vector in (new, old)]
+            new, old = [value / lengths[0] for value in new], [value / lengths[1] for value in old]
+            if form == "cosine":
+                apart = 1 - sum(a * b for a, b in zip(new, old, strict=True))
+            else:
+                apart = sum((a - b) ** 2 for a, b in zip(new, old, strict=True))
+            total += apart / len(features) / len(student)
+    return total
+
+
+@quick
+@given(seeds, sizes, sizes, st.lists(st.sampled_from(["audio", "visual", "fused"]), min_size=1, unique=True))
+def test_feature_distillation_is_what_loops_compute(seed: int, clips: int, width: int, names: list[str]) -> None:
+    student = {name: normal(seed + number, clips, width) for number, name in enumerate(names)}
+    teacher = {name: normal(seed + 10 + number, clips, width) for number, name in enumerate(names)}
+    losses = {}
+    for form in ("cosine", "mse"):
+        losses[form] = feature_distillation(student, teacher, form)
+        assert losses[form].item() == pytest.approx(naive_feature_distillation(student, teacher, form), abs=1e-12)
+        longer = {name: 7 * feature for name, feature in student.items()}
+        torch.testing.assert_close(feature_distillation(longer, teacher, form), losses[form])
+        assert feature_distillation(student, student, form).item() == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(losses["mse"], 2 * losses["cosine"])
+
+
+@pytest.mark.parametrize("form", ["cosine", "mse"])
+def test_features_of_which_nothing_is_left_have_finite_gradients(form: str) -> None:
+    """A rectifier may leave a vector of zeros; it has the cosine 0 with everything."""
+    scores = normal(0, 4, 3)
+    scores[0] = -1
+    student, teacher = scores.requires_grad_(), normal(1, 4, 3).relu()
+    teacher[1] = 0
+    loss = feature_distillation({"audio": student.relu()}, {"audio": teacher}, form)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    zeros = {"audio": torch.zeros(2, 3)}
+    assert feature_distillation(zeros, {"audio": normal(0, 2, 3)}).item() == 1
+
+
 @quick
 @given(seeds, sizes, sizes, st.sampled_from(["classes", "clips"]))
 def test_weighted_contrastive_is_what_loops_compute(seed: int, clips: int, classes: int, reading: str) -> None:
@@ -357,6 +403,7 @@ def test_the_order_of_the_batch_does_not_matter(seed: int, order: list[int]) -> 
                 nca(logits[rows], labels[rows], 0.6),
                 nca(logits[rows], labels[rows], 0.6, "paper"),
                 feature_discrepancy({"audio": audio[rows]}, {"audio": visual[rows]}, {"audio": logits[rows, 0]}),
+                feature_distillation({"audio": audio[rows]}, {"audio": visual[rows]}),
                 weighted_contrastive(logits[rows], labels[rows], (visual[rows] @ visual[rows].T + 1) / 2),
                 weighted_contrastive(logits[rows], labels[rows], (visual[rows] @ visual[rows].T + 1) / 2, "clips"),
             ]
@@ -383,6 +430,10 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert check(lambda x: nca(x, new_labels, 0.6), (logits,))
     assert check(lambda x: nca(x, new_labels, 0.6, "paper"), (logits,))
     assert check(lambda x: feature_discrepancy({"audio": x}, {"audio": visual.detach()}), (audio,))
+    for form in ("cosine", "mse"):
+        assert check(
+            lambda x, form=form: feature_distillation({"audio": x}, {"audio": visual.detach()}, form), (audio,)
+        )
     weights = normal(6, 4, 4).abs()
     assert check(lambda x: weighted_contrastive(x, new_labels, weights), (logits,))
     assert check(lambda x: weighted_contrastive(x, new_labels, weights, "clips"), (logits,))
@@ -419,6 +470,27 @@ def test_attention_that_vanishes_keeps_loss_and_gradient_finite() -> None:
     assert student.grad.isfinite().all()
 
 
+@quick
+@given(seeds, st.sampled_from(["student", "teacher", "both"]))
+def test_where_a_map_is_of_nothing_there_is_nothing_to_compare(seed: int, empty: str) -> None:
+    """As where a clip has no picture: what is left is the loss of the others, over as many clips as there are."""
+    scores, teacher = normal(seed, 3, 2, 4, 2).requires_grad_(), normal(seed + 1, 3, 2, 4, 2).softmax(2)
+    student, rest = scores.softmax(2), [[0, 0, 2, 2], [0, 1, 0, 1]]
+    expected = naive_attention(
+        student[rest[0], rest[1]].unsqueeze(1).detach(), teacher[rest[0], rest[1]].unsqueeze(1), 2
+    )
+    there = torch.tensor([1.0, 0.0, 1.0])[:, None, None, None]
+    if empty != "teacher":
+        student = student * there
+    if empty != "student":
+        teacher = teacher * there
+    loss = attention_distillation(student, teacher, 2)
+    assert loss.item() == pytest.approx(expected * 4 / 3, abs=1e-12)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient.isfinite().all()
+    assert gradient[1].count_nonzero() == 0
+
+
 def test_rounded_attention_maps_stay_distributions() -> None:
     """Halves do not sum to one exactly; many channels must not add these errors up to a loss below zero."""
     scores = normal(0, 2, 3, 50, 64).float()
@@ -444,10 +516,11 @@ def test_losses_are_float32_under_autocast_and_from_narrow_types() -> None:
             nca(logits.bfloat16(), labels, 0.6),
             nca(logits.bfloat16(), labels, 0.6, "paper"),
             feature_discrepancy({"audio": audio.bfloat16()}, {"audio": visual.half()}),
+            feature_distillation({"audio": audio.bfloat16()}, {"audio": visual.half()}),
             weighted_contrastive(logits.bfloat16(), labels, torch.ones(8, 8).bfloat16()),
             weighted_contrastive(logits.bfloat16(), labels, torch.ones(8, 8).bfloat16(), "clips"),
         ]
-    assert [loss.dtype for loss in narrow] == [torch.float32] * 12
+    assert [loss.dtype for loss in narrow] == [torch.float32] * 13
     torch.testing.assert_close(narrow[0], exact, rtol=0.05, atol=0.0)
 
 
@@ -483,6 +556,11 @@ def test_wrong_shapes_and_options_are_refused() -> None:
     for other in (audio[:1], audio[:, :1]):
         with pytest.raises(ValueError, match=r"visual features of student .* and teacher .* differ"):
             feature_discrepancy({"visual": audio}, {"visual": other})
+    for one, other in ((audio, audio[:1]), (audio, audio[:, :1]), (audio[0], audio[0])):
+        with pytest.raises(ValueError, match=r"visual features of student .* and teacher .* must both be \(B,D\)"):
+            feature_distillation({"visual": one}, {"visual": other})
+    with pytest.raises(ValueError, match="'cosine' or 'mse', not 'l1'"):
+        feature_distillation({"visual": audio}, {"visual": audio}, "l1")
     for wrong, similarity in ((labels[:3], torch.ones(4, 4)), (labels, torch.ones(4, 3)), (labels, torch.ones(4))):
         with pytest.raises(ValueError, match=r"must be \(B,C\), \(B,\) and \(B,B\)"):
             weighted_contrastive(audio, wrong, similarity)

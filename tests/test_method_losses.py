@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,7 +14,8 @@ import golden
 import tiny
 from mcil.learner import Learner
 from mcil.methods import GradientMethod, create_method
-from mcil.types import Modality, Outputs, Step, Teacher
+from mcil.models import Network
+from mcil.types import Batch, Modality, Outputs, Step, Teacher
 
 
 def golden_step(data: golden.Golden, modality: Modality = "audio-visual") -> tuple[Step, torch.nn.Module]:
@@ -224,3 +226,219 @@ def test_dark_experience_replay_holds_exemplars_at_their_stored_logits() -> None
     for name in ("replay", "logit_replay"):
         torch.testing.assert_close(doubled[name], 2 * losses[name])
     assert set(gradient_method("der++").losses(step._replace(exemplars=0))) == {"classification"}
+
+
+# SAM-Audio-guided learning: 4 new clips and 3 exemplars, 3 tasks of 2, 3 and 2 classes.
+
+NEW, KEPT, SIZES, OLD = 4, 3, (2, 3, 2), 5
+NAMES = ("fused", "audio", "visual")
+
+
+def guided_outputs(seed: int, classes: int, clips: int = NEW + KEPT) -> Outputs:
+    made = torch.Generator().manual_seed(seed)
+    audio, visual = (F.normalize(torch.randn(clips, 6, generator=made), dim=1) for _ in range(2))
+    return Outputs(
+        torch.randn(clips, classes, generator=made),
+        torch.randn(clips, 6, generator=made),
+        audio,
+        visual,
+        spatial_attention=torch.randn(clips, 2, 4, 3, generator=made).softmax(dim=2),
+        temporal_attention=torch.randn(clips, 2, 1, generator=made).softmax(dim=1),
+    )
+
+
+def features_of(outputs: Outputs) -> dict[str, torch.Tensor]:
+    assert outputs.audio is not None
+    assert outputs.visual is not None
+    return {"fused": F.normalize(outputs.fused, dim=1), "audio": outputs.audio, "visual": outputs.visual}
+
+
+def guided_step(student: Outputs | None = None, teacher: Outputs | None = None) -> Step:
+    """Return a step whose teacher says of exemplars where it looked."""
+    told = guided_outputs(1, OLD) if teacher is None else teacher
+    assert told.spatial_attention is not None
+    assert told.temporal_attention is not None
+    attention = (told.spatial_attention[NEW:], told.temporal_attention[NEW:])
+    taught = Teacher(told.logits[:, :OLD], features_of(told), None, *attention)
+    labels = torch.tensor([5, 6, 6, 5, 0, 4, 2])
+    return Step(guided_outputs(0, OLD + 2) if student is None else student, labels, KEPT, taught, SIZES)
+
+
+def guided_losses(step: Step | None = None, **options: Any) -> dict[str, torch.Tensor]:
+    return gradient_method("sam-audio-cil", **options).losses(guided_step() if step is None else step)
+
+
+def cosine_apart(clips: slice, names: tuple[str, ...] = NAMES, form: str = "cosine") -> float:
+    """Return the distance of student's and teacher's features, clip by clip and feature by feature."""
+    ours, theirs = features_of(guided_outputs(0, OLD + 2)), features_of(guided_outputs(1, OLD))
+    apart = []
+    for name in names:
+        for new, old in zip(ours[name][clips].tolist(), theirs[name][clips].tolist(), strict=True):
+            if form == "cosine":
+                apart.append(1 - sum(a * b for a, b in zip(new, old, strict=True)))
+            else:
+                apart.append(sum((a - b) ** 2 for a, b in zip(new, old, strict=True)))
+    return sum(apart) / len(apart)
+
+
+def softened(scores: list[float], temperature: float) -> list[float]:
+    total = sum(math.exp(score / temperature) for score in scores)
+    return [math.exp(score / temperature) / total for score in scores]
+
+
+def held_logits(clips: slice, bounds: list[tuple[int, int]], temperature: float) -> float:
+    """Return T^2 KL(teacher || student) over the classes within each of ``bounds``, summed; mean over the clips."""
+    ours, theirs = guided_outputs(0, OLD + 2).logits[clips].tolist(), guided_outputs(1, OLD).logits[clips].tolist()
+    total = 0.0
+    for new, old in zip(ours, theirs, strict=True):
+        for first, last in bounds:
+            p, q = softened(old[first:last], temperature), softened(new[first:last], temperature)
+            total += temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    return total / len(ours)
+
+
+ALL, EXEMPLARS = slice(0, None), slice(NEW, None)
+GUIDED_OPTIONS: list[tuple[dict[str, Any], dict[str, float]]] = [
+    # What an option makes of the terms; the others stay as they are.
+    ({}, {}),
+    ({"feature_weight": 3.0}, {"features": 3 * cosine_apart(ALL)}),
+    ({"feature_loss": "mse"}, {"features": cosine_apart(ALL, form="mse")}),
+    ({"features": "fused"}, {"features": cosine_apart(ALL, ("fused",))}),
+    ({"feature_clips": "exemplars"}, {"features": cosine_apart(EXEMPLARS)}),
+    ({"logit_weight": 1.0}, {"logits": held_logits(ALL, [(0, 5)], 2)}),
+    ({"logits": "task-wise"}, {"logits": held_logits(ALL, [(0, 2), (2, 5)], 2) / 4}),
+    ({"logit_clips": "exemplars"}, {"logits": held_logits(EXEMPLARS, [(0, 5)], 2) / 4}),
+    ({"distillation_temperature": 3.0}, {"logits": held_logits(ALL, [(0, 5)], 3) / 4}),
+    (
+        {"adaptive": True},  # 5 old classes, 2 new ones
+        {
+            "features": math.sqrt(5 / 2) * cosine_apart(ALL),
+            "logits": math.sqrt(5 / 2) * held_logits(ALL, [(0, 5)], 2) / 4,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "changed"), GUIDED_OPTIONS, ids=lambda value: ",".join(value) or "none")
+def test_each_option_of_guided_learning_changes_just_what_it_says(
+    options: dict[str, Any], changed: dict[str, float]
+) -> None:
+    step = guided_step()
+    likelihood = step.outputs.logits.log_softmax(dim=1)
+    expected = {
+        "classification": -sum(row[label].item() for row, label in zip(likelihood, step.labels, strict=True)) / 7,
+        "features": cosine_apart(ALL),
+        "logits": held_logits(ALL, [(0, 5)], 2) / 4,
+    }
+    found = {name: loss.item() for name, loss in guided_losses(**options).items()}
+    assert found == pytest.approx(expected | changed, rel=1e-5)
+
+
+def test_guided_learning_may_keep_old_and_new_classes_apart() -> None:
+    whole, apart, step = guided_losses(), guided_losses(cross_entropy="separated"), guided_step()
+    logits, total = step.outputs.logits, 0.0
+    for row, label in zip(logits.tolist(), step.labels.tolist(), strict=True):
+        first, last = (0, OLD) if label < OLD else (OLD, OLD + 2)
+        total -= math.log(softened(row[first:last], 1)[label - first])
+    assert apart["classification"].item() == pytest.approx(total / 7, rel=1e-5)
+    assert apart.keys() == whole.keys()
+    assert all(torch.equal(apart[name], whole[name]) for name in ("features", "logits"))
+
+
+def test_guided_learning_may_hold_the_attention_on_exemplars() -> None:
+    assert not gradient_method("sam-audio-cil").uses_teacher_attention
+    assert gradient_method("sam-audio-cil", attention_weight=0.5).uses_teacher_attention
+    whole, held = guided_losses(), guided_losses(attention_weight=0.5)
+    assert all(torch.equal(held[name], whole[name]) for name in whole)
+    ours, theirs = guided_outputs(0, OLD + 2), guided_outputs(1, OLD)
+    for name, dim in (("spatial_attention", 2), ("temporal_attention", 1)):
+        new, old = (getattr(outputs, name)[NEW:].movedim(dim, -1).reshape(-1).tolist() for outputs in (ours, theirs))
+        expected = sum(q * math.log(q / p) for p, q in zip(new, old, strict=True)) / KEPT
+        assert held[name].item() == pytest.approx(0.5 * expected, rel=1e-4)
+    assert held.keys() == whole.keys() | {"spatial_attention", "temporal_attention"}
+    adaptive = guided_losses(attention_weight=0.5, adaptive=True)
+    assert torch.equal(adaptive["spatial_attention"], held["spatial_attention"])
+    # A fusion without attention has no maps.
+    blind = {"spatial_attention": None, "temporal_attention": None}
+    step = guided_step()
+    assert step.teacher is not None
+    step = step._replace(outputs=ours._replace(**blind), teacher=step.teacher._replace(**blind))
+    assert guided_losses(step, attention_weight=0.5).keys() == whole.keys()
+
+
+def test_guided_learning_computes_no_term_of_weight_0_or_without_clips() -> None:
+    assert guided_losses(feature_weight=0).keys() == {"classification", "logits"}
+    assert guided_losses(logit_weight=0).keys() == {"classification", "features"}
+    without = guided_step()._replace(exemplars=0)
+    assert guided_losses(without, attention_weight=1.0).keys() == {"classification", "features", "logits"}
+    only = {"feature_clips": "exemplars", "logit_clips": "exemplars"}
+    assert guided_losses(without, **only).keys() == {"classification"}
+    first = guided_step()._replace(teacher=None, exemplars=0, task_sizes=(7,))
+    begun = guided_losses(first, cross_entropy="separated")
+    assert begun.keys() == {"classification"}
+    assert torch.equal(begun["classification"], F.cross_entropy(first.outputs.logits, first.labels))
+
+
+HELD = ("features", "logits")
+
+
+@pytest.mark.parametrize("options", [{}, {"feature_loss": "mse", "logits": "task-wise"}], ids=["defaults", "others"])
+def test_guided_learning_holds_nothing_where_nothing_moved(options: dict[str, Any]) -> None:
+    """And the student only is moved, whatever the new classes score, and wherever all old logits begin."""
+    student = guided_outputs(0, OLD + 2)
+    unmoved = guided_losses(guided_step(teacher=student), attention_weight=1.0, **options)
+    for name in (*HELD, "spatial_attention", "temporal_attention"):
+        assert unmoved[name].item() == pytest.approx(0, abs=1e-6)
+    perturbed = student._replace(
+        **{name: getattr(student, name) + 0.1 * torch.randn(7, 6) for name in NAMES},
+        logits=student.logits + 0.1 * torch.randn(student.logits.shape),
+    )
+    moved = guided_losses(guided_step(perturbed, student), **options)
+    assert all(moved[name].item() > 1e-5 for name in HELD)
+
+    changed = perturbed.logits.clone()
+    changed[:, OLD:] += 5
+    changed[:, :OLD] -= 3
+    again = guided_losses(guided_step(perturbed._replace(logits=changed), student), **options)
+    for name in HELD:
+        torch.testing.assert_close(again[name], moved[name])
+
+
+def test_no_gradient_of_guided_learning_reaches_the_teacher() -> None:
+    """What it says of clips is all that losses see of it, and it says it without gradients."""
+    method, clips = gradient_method("sam-audio-cil", width=8, heads=2, attention_weight=1.0), tiny.clips(0, 5, 2)
+    channels = {"audio": tiny.AUDIO, "visual": tiny.VISUAL}
+    teaching, student = (method.network(channels, 5, "audio-visual") for _ in range(2))
+    assert isinstance(teaching, Network)
+    assert isinstance(student, Network)
+    stemmed = Batch(*teaching.stem(clips.audio, clips.visual), clips.labels)
+    with torch.no_grad():
+        teacher = method.teach(teaching, stemmed, need_attention=True)
+    assert teacher.features is not None
+    assert teacher.features.keys() == set(NAMES)
+    torch.testing.assert_close(teacher.features["fused"].norm(dim=1), torch.ones(10))
+    student.grow(6)
+    outputs = student(stemmed.audio, stemmed.visual)
+    losses = method.losses(Step(outputs, clips.labels, 10, teacher, (5, 1)))
+    assert len(losses) == 5
+    torch.stack(list(losses.values())).sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.count_nonzero() for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in teaching.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["guided", "context", "naive", "audio", "visual", "avcil"])
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_guided_learning_learns_with_every_fusion_from_clips_that_lack_one_modality(fusion: str, head: str) -> None:
+    options = {"fusion": fusion, "head": head, "width": 16, "heads": 4, "attention_weight": 0.5, "join": "concat"}
+    training = dataclasses.replace(tiny.TRAINING, epochs=2, modality_dropout=0.6)
+    learner = Learner("sam-audio-cil", options, memory=12, training=training)
+    events: list[dict[str, Any]] = []
+    for first, last in ((0, 3), (3, 5)):
+        clips = tiny.in_steps(tiny.clips(first, last))
+        learner.learn(
+            clips, "abcde"[first:last], tiny.in_steps(tiny.clips(first, last, 3, seed=2)), on_event=events.append
+        )
+    assert {"features", "logits"} <= events[-1]["losses"].keys()
+    assert all(math.isfinite(loss) for event in events for loss in event["losses"].values())
+    test = tiny.in_steps(tiny.clips(0, 5, seed=3))
+    assert learner.predict(test.audio, test.visual).probabilities.isfinite().all()

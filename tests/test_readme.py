@@ -29,7 +29,7 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")])
 README = (ROOT / "README.md").read_text()
-CONFIG = "configs/av-cil.yaml"
+CONFIGS = {"av-cil": "configs/av-cil.yaml", "sam-audio-cil": "configs/sam-audio-cil.yaml"}
 METHOD_PAGES = ROOT / "docs" / "methods"
 
 
@@ -151,26 +151,30 @@ def test_the_page_of_a_method_has_every_option_and_default(name: str) -> None:
     assert table((METHOD_PAGES / page).read_text()) == defaults
 
 
-def test_the_configuration_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", CONFIGS.values())
+def test_the_configuration_runs(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tiny.make_store(tmp_path / "store")
     monkeypatch.chdir(ROOT)
     changes = {"--out": tmp_path / "runs", "--seeds": 0, "--training.epochs": 1, "--training.device": "cpu"}
     arguments = [str(part) for change in changes.items() for part in change]
-    main(["run", "--config", CONFIG, str(store.path), *arguments])
+    main(["run", "--config", config, str(store.path), *arguments])
     (folder,) = (tmp_path / "runs").iterdir()
     assert RunFolder(folder).result()["task_sizes"] == [2, 2, 1, 1]
 
 
-def test_the_configuration_spells_out_the_defaults() -> None:
-    config = yaml.safe_load((ROOT / CONFIG).read_text())
+@pytest.mark.parametrize(("method", "path"), CONFIGS.items())
+def test_the_configuration_spells_out_the_defaults(method: str, path: str) -> None:
+    config = yaml.safe_load((ROOT / path).read_text())
     training = config.pop("training")
+    assert config.pop("method") == method
     chosen = {name: default for name, default in options(COMMANDS["run"]).items() if name in config}
     assert {name: value for name, value in config.items() if chosen.get(name, value) != value} == {
         "options": config["options"],
         "seeds": "0..2",
     }
     assert TrainingOptions(**training) == TrainingOptions()
-    assert create_method("av-cil", config["options"]) == create_method("av-cil")
+    assert create_method(method, config["options"]) == create_method(method)
+    assert config["options"].keys() == {field.name for field in fields(create_method(method))}
 
 
 def test_the_layers_page_lists_the_layers_in_their_order() -> None:

@@ -55,7 +55,8 @@ def attention_distillation(student: Tensor, teacher: Tensor, dim: int) -> Tensor
 
     Maps that were rounded to a narrow type do not sum to one exactly, and over so many channels that would
     count. So the divergence is that of the maps divided by their sums, written such that no normalised copies
-    are made. A teacher's zero contributes nothing; a student's counts as the smallest normal number.
+    are made. A teacher's zero contributes nothing; a student's counts as the smallest normal number. Where all weights
+    of either map are zeros, as where a clip has no picture, there is nothing to compare, and it contributes nothing.
     """
     if student.shape != teacher.shape:
         raise ValueError(f"the maps of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ")
@@ -63,8 +64,11 @@ def attention_distillation(student: Tensor, teacher: Tensor, dim: int) -> Tensor
     log_student = student.clamp_min(torch.finfo(student.dtype).tiny).log()
     divergence = F.kl_div(log_student, teacher, reduction="none").sum(dim)
     student_sum, teacher_sum = student.sum(dim), teacher.sum(dim)
+    both = (student_sum > 0) & (teacher_sum > 0)
+    # The sums are replaced before they divide, so that no gradient is 0 * inf.
+    student_sum, teacher_sum = student_sum.where(both, 1.0), teacher_sum.where(both, 1.0)
     divergence = divergence / teacher_sum + (student_sum / teacher_sum).log()
-    return divergence.sum() / max(len(student), 1)
+    return divergence.where(both, 0.0).sum() / max(len(student), 1)
 
 
 def separated_cross_entropy(logits: Tensor, labels: Tensor, old_classes: int) -> Tensor:

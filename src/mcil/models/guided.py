@@ -181,11 +181,13 @@ class GuidedNet(Network):
         sound = self._hear(audio) if audio is not None and "audio" in self.channels else None
         if visual is None or "visual" not in self.channels:
             return self._classify(None if sound is None else sound.mean, None)
-        there, tokens = present(visual), self._placed(self.visual_in(visual))
-        frames, shown = masked_mean(tokens, there, dim=2), there.any(dim=2)
+        there = present(visual)
+        shown = there.any(dim=2)
+        tokens = self._placed(self.visual_in(visual), shown)
+        frames = masked_mean(tokens, there, dim=2)
         heard, spatial = None if sound is None else sound.mean, None
         if sound is not None and self.guidance == "guided":
-            asking = steps_of_frames(sound.steps, sound.there, frames.shape[1])
+            asking = steps_of_frames(sound.steps, sound.there, shown)
             answer, spatial = self.attention(asking, tokens, there)
             frames = frames + self.dropout(answer)
         elif sound is not None and self.guidance == "context":
@@ -204,8 +206,7 @@ class GuidedNet(Network):
         """Return the steps of a sound (B,T,D_a) in the width of the network, and their mean."""
         there, steps = present(audio), self.audio_in(audio)
         if self.time is not None:
-            begin, length = times_of_steps(there)
-            steps = steps + self.time((begin + length / 2)[..., None])
+            steps = steps + self.time(middles(there)[..., None])
         return _Sound(steps, there, masked_mean(steps, there, dim=1))
 
     def _weigh(self, frames: Tensor, shown: Tensor, heard: Tensor | None) -> Tensor:
@@ -215,10 +216,13 @@ class GuidedNet(Network):
         scores = (self.time_key(frames) * self.time_query(heard)[:, None]).sum(dim=-1)
         return masked_softmax(scores / math.sqrt(frames.shape[-1]), shown, dim=1)
 
-    def _placed(self, tokens: Tensor) -> Tensor:
-        """Add what tokens (B,L,S,d) are told of their time and cell; nothing of the cell where there is one only."""
+    def _placed(self, tokens: Tensor, shown: Tensor) -> Tensor:
+        """Add what tokens (B,L,S,d) of the frames that are ``shown`` (B,L) are told of their time and cell.
+
+        Nothing of the cell where there is one only.
+        """
         if self.time is not None:
-            tokens = tokens + self.time(places(tokens.shape[1], tokens.device)[:, None])[:, None]
+            tokens = tokens + self.time(middles(shown)[..., None])[:, :, None]
         if self.cell is not None and tokens.shape[2] > 1:
             tokens = tokens + self.cell(cells(tokens.shape[2], tokens.device))
         return tokens
@@ -250,7 +254,7 @@ class Place(nn.Module):
     def forward(self, where: Tensor) -> Tensor:
         """Return (...,width)."""
         angles = (where[..., None] * torch.arange(1, _WAVES + 1, device=where.device) * math.pi).flatten(-2)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1) @ self.weight
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.weight.dtype) @ self.weight
 
 
 def places(count: int, device: torch.device) -> Tensor:
@@ -265,24 +269,30 @@ def cells(count: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(places(rows, device), places(columns, device))
 
 
-def times_of_steps(heard: Tensor) -> tuple[Tensor, Tensor]:
-    """Return when each step (B,T) begins, and how long all of a sound's last (B,1), on a clip's time from 0 to 1.
+def times(there: Tensor) -> tuple[Tensor, Tensor]:
+    """Return when each step or frame (B,n) begins, and how long all of a clip's last (B,1), on its time from 0 to 1.
 
-    The steps that are ``heard`` (B,T) share the time evenly, so that others behind them change nothing.
+    Those that are ``there`` (B,n) share the time evenly, so that others between or behind them change nothing.
     """
-    length = 1 / heard.sum(dim=1, keepdim=True).clamp_min(1)
-    return (heard.cumsum(dim=1) - 1) * length, length
+    length = 1 / there.sum(dim=1, keepdim=True).clamp_min(1)
+    return (there.cumsum(dim=1) - 1) * length, length
 
 
-def steps_of_frames(steps: Tensor, heard: Tensor, frames: int) -> Tensor:
-    """Average the steps (B,T,d) that are ``heard`` (B,T) over the time of each of ``frames`` equal parts: (B,frames,d).
+def middles(there: Tensor) -> Tensor:
+    """Return the middle of the time of each step or frame (B,n); see :func:`times`."""
+    begin, length = times(there)
+    return begin + length / 2
 
-    A step counts for a frame by how much of their times overlaps.
+
+def steps_of_frames(steps: Tensor, heard: Tensor, shown: Tensor) -> Tensor:
+    """Average the steps (B,T,d) that are ``heard`` (B,T) over the time of each frame that is ``shown`` (B,L): (B,L,d).
+
+    A step counts for a frame by how much of their times overlaps; see :func:`times`. 0 where one of them is missing.
     """
-    begin, length = (time[:, None] for time in times_of_steps(heard))
-    edges = torch.arange(frames + 1, device=steps.device)[:, None] / frames
-    overlap = torch.minimum(begin + length, edges[1:]) - torch.maximum(begin, edges[:-1])
-    share = overlap.clamp_min(0) * heard[:, None] * frames
+    begin, length = (time[:, None] for time in times(heard))
+    opens, lasts = (time[:, :, None] for time in times(shown))
+    overlap = torch.minimum(begin + length, opens + lasts) - torch.maximum(begin, opens)
+    share = overlap.clamp_min(0) * heard[:, None] * shown[:, :, None] / lasts
     return share.to(steps.dtype) @ steps
 
 
