@@ -299,7 +299,8 @@ def steps_of_frames(steps: Tensor, heard: Tensor, shown: Tensor) -> Tensor:
 def masked_mean(values: Tensor, there: Tensor, dim: int) -> Tensor:
     """Return the mean of ``values`` (...,d) over ``dim`` of those that are ``there`` (...); 0 where none is."""
     weights = there / there.sum(dim=dim, keepdim=True).clamp_min(1)
-    return (values * weights[..., None].to(values.dtype)).sum(dim=dim)
+    # As a product of matrices nothing of the size of the values is made in between.
+    return (weights.to(values.dtype).movedim(dim, -1)[..., None, :] @ values.movedim(dim, -2)).squeeze(-2)
 
 
 def masked_softmax(scores: Tensor, there: Tensor, dim: int) -> Tensor:
