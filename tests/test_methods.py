@@ -121,19 +121,26 @@ def probabilities(learner: Learner, audio: Tensor | None, visual: Tensor | None)
     return learner.predict(audio, visual).probabilities
 
 
+def descends(method: Method, task: int) -> bool:
+    """Return whether a method learns a task by gradient descent."""
+    return isinstance(method, GradientMethod) and not (method.trains_once and task)
+
+
 def test_it_learns_unequal_tasks_with_finite_losses_and_reads_no_old_row(learnt: Learnt) -> None:
     told = [event for event in learnt.events if event["event"] != "task"]
-    if learnt.method.closed_form:
-        clips = [tiny.COUNTS["train"] * size for size in tiny.SIZES]
-        assert [(event["event"], event["task"], event["clips"]) for event in told] == [
-            ("fit", task, count) for task, count in enumerate(clips)
-        ]
-    else:
-        assert [event["event"] for event in told] == ["epoch"] * len(tiny.SIZES) * learnt.given.training.epochs
-        for event in told:
-            assert event["losses"]
-            assert all(math.isfinite(loss) for loss in event["losses"].values())
-            assert event["loss"] == pytest.approx(sum(event["losses"].values()))
+    trained = [task for task in range(len(tiny.SIZES)) if descends(learnt.method, task)]
+    assert [(event["event"], event["task"]) for event in told] == [
+        told_of
+        for task in range(len(tiny.SIZES))
+        for told_of in ([("epoch", task)] * learnt.given.training.epochs if task in trained else [("fit", task)])
+    ]
+    for event in told:
+        if event["event"] == "fit":
+            assert event["clips"] == tiny.COUNTS["train"] * tiny.SIZES[event["task"]]
+            continue
+        assert event["losses"]
+        assert all(math.isfinite(loss) for loss in event["losses"].values())
+        assert event["loss"] == pytest.approx(sum(event["losses"].values()))
     assert learnt.result["task_sizes"] == list(tiny.SIZES)
     assert learnt.method.source
 
@@ -225,6 +232,10 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
     training = dataclasses.replace(given.training, epochs=2, checkpoint_seconds=0.0, modality_dropout=0.5)
     learner = given.learner(training=training)
     for task in range(3):
+        if not descends(learnt.method, task):  # as a closed form
+            learn_next(given, learner, tmp_path / f"checkpoint-{task}", count=13)
+            assert not (tmp_path / f"checkpoint-{task}").exists()
+            continue
         before = tmp_path / f"before-{task}"
         if task:
             learner.save(before)
@@ -249,11 +260,12 @@ def test_a_run_that_dies_again_and_again_ends_with_the_same_bytes(learnt: Learnt
     """In the first task, in the second, between that and its keeping, in the last."""
     again = experiment(learnt.given)
     folder, told = RunFolder(tmp_path / "run"), sum(event["task"] == 0 for event in learnt.events)
+    later = sum(event["task"] == 1 for event in learnt.events)
 
     class DiedError(Exception):
         pass
 
-    for events in (1, told + 1, told, told + 1):
+    for events in (1, told + 1, later, later + 1):
         left = iter(range(events - 1, -1, -1))
 
         def die(event: dict[str, Any], left: Iterator[int] = left) -> None:

@@ -114,6 +114,7 @@ class GradientMethod(Method):
     - ``nearest_mean``: classifies by the nearest mean of exemplars instead of the network's classifier.
     - ``stores_logits``: each exemplar keeps what the network said of it after the task that brought it.
     - ``imprints``: sets the classifier's new rows from the new clips' features (:meth:`imprint`).
+    - ``trains_once``: descends in the first task only; the network knows what to do with the others.
     """
 
     uses_teacher: ClassVar[bool] = False
@@ -121,6 +122,7 @@ class GradientMethod(Method):
     nearest_mean: ClassVar[bool] = False
     stores_logits: ClassVar[bool] = False
     imprints: ClassVar[bool] = False
+    trains_once: ClassVar[bool] = False
 
     @property
     def uses_teacher_attention(self) -> bool:
@@ -227,8 +229,16 @@ def describe_methods() -> list[dict[str, Any]]:
             "source": METHODS[name].source,
             "modalities": list(get_args(Modality)),
             "memory": METHODS[name].uses_memory,
-            "kind": "closed form" if METHODS[name].closed_form else "gradient",
+            "kind": _kind(METHODS[name]),
             "options": asdict(METHODS[name]()),
         }
         for name in METHODS.names()
     ]
+
+
+def _kind(method: type[Method]) -> str:
+    """Return how a method learns, in words."""
+    if method.closed_form:
+        return "closed form"
+    once = issubclass(method, GradientMethod) and method.trains_once
+    return "gradient, then closed form" if once else "gradient"

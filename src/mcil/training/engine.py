@@ -107,7 +107,8 @@ class TaskTraining:
         self.teacher = self._prepare() if len(data.task_sizes) > 1 and not method.cumulative else None
         self.place = _Place()
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        if trained:
+        self.trains = bool(trained)
+        if self.trains:
             optimizer = method.optimizer(trained, options.learning_rate, options.weight_decay)
             self.module, self.optimizer = fabric.setup(network, optimizer)
         else:  # all that the network has to learn it learnt in earlier tasks
@@ -129,8 +130,18 @@ class TaskTraining:
         if self.validation is not None:
             self.network.load_state_dict(self.best)
         self.network.eval()
+        started = time.monotonic()
         with self.fabric.autocast():
             self.network.end_task(self._new_clips())
+        if not self.trains:
+            self.on_event(
+                {
+                    "event": "fit",
+                    "task": len(self.task_sizes) - 1,
+                    "clips": self.new,
+                    "seconds": time.monotonic() - started,
+                }
+            )
 
     def _new_clips(self) -> Iterator[Batch]:
         """The task's own clips, batch by batch."""
@@ -245,7 +256,7 @@ class TaskTraining:
         return accuracy
 
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.trains:
             return
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
