@@ -1,0 +1,224 @@
+"""Which of a clip's tokens sounds? Classes as normal distributions of tokens, found by expectation-maximisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mcil.errors import McilError
+from mcil.models.closed_form import UNSEEN, ClosedFormNet, Scores
+from mcil.models.closed_form_features import ClipFeatures
+from mcil.models.closed_form_gaussian import DiscriminantNet
+from mcil.models.closed_form_sums import Sums
+from mcil.models.tokens import present
+from mcil.types import Modality, Outputs
+
+# A token less likely to be the sounding one than this share of an even guess adds nothing to the sums.
+_FAINT = 1e-3
+# Keeps a covariance of tokens that do not vary from being singular.
+_TINY = 1e-8
+
+
+class SoundNet(DiscriminantNet):
+    """Linear discriminant analysis whose logits are its own posterior.
+
+    They are to be multiplied with the posterior of tokens, which is LDA's own too. What makes logits judge held-out
+    clips rightly is fitted to half of the clips: with the few sounds of a first task it all but silences them.
+    """
+
+    def sharpness(self, scores: Scores, clips: Sums) -> float:
+        """Leave the posterior as it is."""
+        return 1.0
+
+
+class InstanceNet(ClosedFormNet):
+    """A clip's class is that of its sound, and of one of its tokens, nobody says which.
+
+    A class c is a normal distribution N(m_c, S) of tokens, S the same for all; tokens of anything else are N(m_0, S),
+    m_0 the mean of all tokens. With log p(c | t) the posterior among the seen classes, all as likely, and the rest,
+    ``background`` times as likely,
+
+        w_n = p(c | t_n) / sum_m p(c | t_m)        how likely token n of a clip of class c is the one (E-step)
+        m_c, S = mean and covariance of the tokens weighted by w            (M-step; from w even over the tokens)
+
+    are repeated ``rounds`` times over a task's clips, beside what the sums say of earlier tasks; then the weighted sums
+    of the task are added, and the clips are gone. A clip is scored by
+
+        z_c = sound_c + log mean_n p(c | t_n)
+
+    with sound_c the log posterior of linear discriminant analysis of the sound: the product of what both say. Its
+    attention is the probability that a token is the sounding one: sum_c softmax(z)_c w_n given c. Multiple-instance
+    learning after Dietterich et al. 1997, by expectation-maximisation (Dempster et al. 1977); the form is ours.
+
+    Args:
+        channels: of "audio" and "visual" features.
+        classes: number of classes.
+        modality: what is read; with the sound alone this is linear discriminant analysis.
+        rounds: of E- and M-step.
+        background: how many times as likely as one class anything else is.
+        shrinkage: share of the identity, in the scale of the mean variance, in the covariance of tokens.
+    """
+
+    everything: Tensor
+    count: Tensor
+    sums: Tensor
+    gram: Tensor
+    weights: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        channels: Mapping[str, int],
+        classes: int,
+        modality: Modality,
+        rounds: int = 10,
+        background: float = 4.0,
+        shrinkage: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.modality: Modality = modality
+        self.rounds, self.background, self.shrinkage = rounds, background, shrinkage
+        self.channels = {name: channels[name] for name in ("audio", "visual") if name in modality}
+        self.sound: SoundNet | None = None
+        if "audio" in self.channels:
+            self.sound = SoundNet(ClipFeatures(channels, "audio", ["audio"]), classes)
+        self.width = sum(self.channels.values())
+        tokens = self.channels.get("visual", 0)
+        for name, shape in (
+            ("everything", (tokens + 1,)),  # sum of all tokens, and their number
+            ("count", (classes,)),
+            ("sums", (classes, tokens)),
+            ("gram", (tokens, tokens)),
+            ("weights", (tokens, classes + 1)),  # of the classes, and of the background behind them
+            ("bias", (classes + 1,)),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self._task: list[tuple[Tensor, Tensor]] = []
+
+    def grow(self, classes: int, text: Tensor | None = None) -> None:
+        """Make room for ``classes`` classes."""
+        more = classes - len(self.count)
+        if more < 0:
+            raise ValueError(f"there are {len(self.count)} classes already and there cannot be fewer: {classes}")
+        if self.sound is not None:
+            self.sound.grow(classes)
+        self.count = torch.cat([self.count, self.count.new_zeros(more)])
+        self.sums = torch.cat([self.sums, self.sums.new_zeros(more, self.sums.shape[1])])
+        self.weights = torch.cat([self.weights[:, :-1], self.weights.new_zeros(len(self.weights), more + 1)], dim=1)
+        self.bias = torch.cat([self.bias[:-1], self.bias.new_full((more + 1,), UNSEEN)])
+
+    @torch.no_grad()
+    def observe(self, audio: Tensor | None, visual: Tensor | None, labels: Tensor) -> None:
+        """Add clips to the sums of sounds; their tokens are kept until :meth:`solve`."""
+        given = {name: clips for name, clips in (("audio", audio), ("visual", visual)) if clips is not None}
+        missing = [name for name in self.channels if name not in given]
+        if missing:
+            raise ValueError(f"a network of modality '{self.modality}' needs {' and '.join(missing)} to learn from")
+        if self.sound is not None:
+            self.sound.observe(audio, None, labels)
+        if "visual" in self.channels:
+            tokens = self._tokens(given["visual"])
+            if not tokens.isfinite().all():
+                raise McilError("the features of the clips to learn from are not all finite; extract them again")
+            self._task.append((tokens, labels))
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Find the sounding tokens of the clips observed since the last time, and compute the weights.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+        if self.sound is not None:
+            self.sound.solve()
+        if "visual" not in self.channels:
+            return
+        if not self._task and not self.count.any():
+            raise ValueError("no clip was observed: there is nothing to solve")
+        for tokens, _ in self._task:
+            there = present(tokens)
+            self.everything += torch.cat([tokens.sum(dim=(0, 1)), there.sum()[None]]).double()
+        # Even over the tokens first; then by what the last round found.
+        found = [_even(present(tokens)) for tokens, _ in self._task]
+        for _ in range(self.rounds if self._task else 0):
+            self._fit(*self._sums(found))
+            found = [self._responsible(tokens, labels) for tokens, labels in self._task]
+        self.count, self.sums, self.gram = self._sums(found)
+        self._fit(self.count, self.sums, self.gram)
+        self._task.clear()
+
+    def _sums(self, found: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return count (C), sums (C,D) and Gram matrix (D,D) of all tasks' tokens, those of this one weighed (N,S)."""
+        count, sums, gram = self.count.clone(), self.sums.clone(), self.gram.clone()
+        for (tokens, labels), weights in zip(self._task, found, strict=True):
+            chosen = weights > _FAINT / tokens.shape[1]
+            own, weight = tokens[chosen].double(), weights[chosen]
+            classes = labels[:, None].expand_as(weights)[chosen]
+            count.index_add_(0, classes, weight)
+            sums.index_add_(0, classes, own * weight[:, None])
+            gram.addmm_((own * weight[:, None]).T, own)
+        return count, sums, gram
+
+    def _fit(self, count: Tensor, sums: Tensor, gram: Tensor) -> None:
+        """Compute the weights and biases of the classes and of the background from weighted sums."""
+        means = sums / count.clamp_min(_TINY)[:, None]
+        within = (gram - means.T @ sums) / count.sum()
+        variance = within.diagonal().mean().clamp_min(_TINY)
+        covariance = (1 - self.shrinkage) * within
+        covariance.diagonal().add_(self.shrinkage * variance)
+        centres = torch.cat([means, (self.everything[:-1] / self.everything[-1])[None]])
+        self.weights = torch.cholesky_solve(centres.T, torch.linalg.cholesky(covariance))
+        seen = torch.cat([count > 0, count.new_ones(1, dtype=torch.bool)])
+        bias = -(centres.T * self.weights).sum(dim=0) / 2
+        bias[-1] += torch.tensor(self.background, dtype=torch.float64).log()
+        self.bias = torch.where(seen, bias, UNSEEN)
+
+    def _posterior(self, tokens: Tensor) -> Tensor:
+        """Return log p(c | t) (N,S,C) of tokens (N,S,D); the lowest there is where there is no token."""
+        logits = tokens @ self.weights.to(tokens.dtype) + self.bias.to(tokens.dtype)
+        posterior = logits.double().log_softmax(dim=-1)[..., :-1]
+        return posterior.masked_fill(~present(tokens)[..., None], UNSEEN)
+
+    def _responsible(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Return how likely each token is the sounding one (N,S) of clips of known classes (N,)."""
+        own = self._posterior(tokens).gather(2, labels[:, None, None].expand(-1, tokens.shape[1], 1)).squeeze(2)
+        return own.softmax(dim=1) * present(tokens).any(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def forward(
+        self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = False
+    ) -> Outputs:
+        """Score clips by what is given of them."""
+        logits = []
+        if self.sound is not None and audio is not None:
+            logits.append(self.sound(audio, None).logits.double())
+        posterior: Tensor | None = None
+        if "visual" in self.channels and visual is not None:
+            posterior = self._posterior(self._tokens(visual))
+            count = present(visual).sum(dim=(1, 2)).clamp_min(1)
+            logits.append((posterior.logsumexp(dim=1) - count.log()[:, None]).clamp_min(UNSEEN))
+        if not logits:
+            raise ValueError(f"a network of modality '{self.modality}' needs {' or '.join(self.channels)}")
+        scores = torch.stack(logits).sum(dim=0).clamp_min(UNSEEN)
+        outputs = Outputs(logits=scores.float(), fused=scores.float())
+        if not need_attention or posterior is None or visual is None:
+            return outputs
+        attention = (posterior.softmax(dim=1) * scores.softmax(dim=1)[:, None]).sum(dim=2)
+        attention = attention.reshape(visual.shape[:3]).float()
+        temporal = attention.sum(dim=2, keepdim=True)
+        return outputs._replace(
+            spatial_attention=(attention / temporal.clamp_min(_TINY))[..., None], temporal_attention=temporal
+        )
+
+    def _tokens(self, visual: Tensor) -> Tensor:
+        """Return the tokens (N,L*S,D) of pictures (N,L,S,D)."""
+        if visual.ndim != 4 or visual.shape[-1] != self.channels["visual"]:
+            raise ValueError(f"visual must be (B,L,S,D) with D = {self.channels['visual']}, not {tuple(visual.shape)}")
+        return visual.flatten(1, 2)
+
+
+def _even(there: Tensor) -> Tensor:
+    """Return the same weight (N,S) for each token of a clip that is there, 1 together."""
+    return there / there.sum(dim=1, keepdim=True).clamp_min(1).double()
