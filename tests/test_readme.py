@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,39 @@ def test_the_trimodal_tables_are_those_of_the_kept_results() -> None:
         found = {round(run["mean_accuracy"], 6) for run in runs}
         assert len(found) >= 2
         assert all(min(found) <= mean <= max(found) for mean in rows["mean_accuracy"])
+
+
+def test_the_tables_of_sam_audio_are_those_of_the_kept_results() -> None:
+    kept = ROOT / "results" / "sam-audio"
+    assert between((ROOT / "docs" / "sam-audio.md").read_text(), "sam-audio") == (kept / "summary.md").read_text()
+    tables = sorted(kept.glob("*/*/table.csv"))
+    assert tables
+    for table in tables:
+        rows = pl.read_csv(table)
+        assert set(rows["seeds"]) == {3}, table
+        assert set(rows["failed"]) == {0}, table
+        runs = [
+            (json.loads(path.read_text()), yaml.safe_load((path.parent / "config.yaml").read_text())["options"])
+            for path in table.parent.parent.glob("runs/*/result.json")
+        ]
+        if table.parent.name != "sam-audio":
+            continue
+        for row in rows.iter_rows(named=True):
+            fusion, distilled = row["label"].split(", ")
+            options = asdict(create_method("sam-audio-cil", {"fusion": fusion}))
+            options |= {"feature_weight": 0.0} if distilled in ("none", "logit") else {}
+            options |= {"logit_weight": 0.0} if distilled in ("none", "feature") else {}
+            found = [result["mean_accuracy"] for result, own in runs if own == options]
+            assert len(found) == 3, row["label"]
+            assert sum(found) / 3 == pytest.approx(row["mean_accuracy"], abs=1e-3)
+        assert (table.parent / "featured-mean-accuracy.svg").exists()
+
+
+def test_pictures_in_the_page_of_sam_audio_are_there() -> None:
+    page = (ROOT / "docs" / "sam-audio.md").read_text()
+    pictures = re.findall(r"!\[[^\]]+\]\((.+?)\)", page)
+    assert pictures
+    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
 
 
 def test_the_comparison_is_of_every_method_without_text_with_three_seeds() -> None:
