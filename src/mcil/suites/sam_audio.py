@@ -1,4 +1,4 @@
-"""Comparisons of ``sam-audio-cil``: what is fused by what is distilled, and its parts."""
+"""Comparisons of ``sam-audio-cil``: what is fused by what is distilled, its parts, closed-form heads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcil.experiment import Experiment
+from mcil.methods.sam_audio_analytic import LEARNERS
 from mcil.suites.base import Settings, suite
 
 METHOD = "sam-audio-cil"
@@ -75,3 +76,24 @@ def sam_audio_parts(settings: Settings) -> list[Experiment]:
         settings.experiment(METHOD, label, modality="audio-visual", options=options)
         for label, options in _PARTS.items()
     ]
+
+
+@suite("sam-audio-analytic", "Closed-form heads on guided attention", "figures", ("steps", "runs", "costs"))
+def sam_audio_analytic(settings: Settings) -> list[Experiment]:
+    """Closed-form learners over the network of the first task, guided and naive, and over the features as they are.
+
+    The distilled network stands above them.
+    """
+    rows = [settings.experiment(METHOD, modality="audio-visual")]
+    for learner in LEARNERS:
+        rows += [
+            settings.experiment(
+                "sam-audio-analytic",
+                f"{learner} over {fusion} fusion",
+                modality="audio-visual",
+                options={"learner": learner, "fusion": fusion},
+            )
+            for fusion in ("guided", "naive")
+        ]
+        rows.append(settings.experiment(learner, f"{learner} without a network", modality="audio-visual"))
+    return rows
