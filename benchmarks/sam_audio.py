@@ -25,12 +25,17 @@ from mcil.training import TrainingOptions
 # closed-form heads not where features are so wide that theirs take most of it.
 SUITES = {
     "made-clips": ("sam-audio", "sam-audio-analytic"),
-    "yt8m-av30": ("sam-audio", "sam-audio-parts", "sam-audio-analytic"),
+    "yt8m-av30": ("sam-audio", "sam-audio-parts", "sam-audio-weights", "sam-audio-analytic"),
     "esc-tin24-pretrained": ("sam-audio",),
     "esc-tin24-scenes": ("sam-audio", "sam-audio-analytic"),
     "av-mnist": ("sam-audio",),
 }
-TITLES = {"sam-audio": "fusion, distillation", "sam-audio-parts": "parts", "sam-audio-analytic": "closed-form heads"}
+TITLES = {
+    "sam-audio": "fusion, distillation",
+    "sam-audio-parts": "parts",
+    "sam-audio-weights": "cross-entropy, weights",
+    "sam-audio-analytic": "closed-form heads",
+}
 
 
 def main() -> None:

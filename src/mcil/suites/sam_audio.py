@@ -97,3 +97,19 @@ def sam_audio_analytic(settings: Settings) -> list[Experiment]:
         ]
         rows.append(settings.experiment(learner, f"{learner} without a network", modality="audio-visual"))
     return rows
+
+
+@suite("sam-audio-weights", "Weights of distillation in sam-audio-cil", "figures", ("runs", "costs"))
+def sam_audio_weights(settings: Settings) -> list[Experiment]:
+    """sam-audio-cil by the weights of both distillations, and by whether old and new classes compete."""
+    return [
+        settings.experiment(
+            METHOD,
+            f"{classes}, features {feature:g}, logits {logit:g}",
+            modality="audio-visual",
+            options={"cross_entropy": classes, "feature_weight": feature, "logit_weight": logit},
+        )
+        for classes in ("unified", "separated")
+        for feature in (0.5, 1.0, 5.0)
+        for logit in (0.1, 0.25, 1.0)
+    ]
