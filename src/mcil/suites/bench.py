@@ -48,7 +48,8 @@ def bench(
     does not stop the others.
 
     Args:
-        suite: name of the comparison: table1, table2, table3, memory, steps or attention.
+        suite: name of the comparison: table1, table2, table3, memory, steps, attention, trimodal, trimodal-parts,
+            sam-audio, sam-audio-parts, sam-audio-weights or sam-audio-analytic.
         data: feature store to learn from.
         tasks: number of equal tasks, or the number of classes of each task; by default the benchmark's where the class
             order is called by a benchmark's name, else 5 tasks, as equal as can be, of two classes at least.
