@@ -29,7 +29,7 @@ from mcil.data.store import FeatureStore
 from mcil.encoders import create_encoders
 from mcil.errors import McilError
 from mcil.files import read_json, write_json, write_text
-from mcil.methods import METHODS
+from mcil.methods import METHODS, GradientMethod
 from mcil.report import ComparisonFiles
 from mcil.suites import bench
 from mcil.training import TrainingOptions
@@ -152,7 +152,9 @@ def summary(results: Path) -> str:
             cells = [f"{row[0][figure]:.1f} ± {row[0][f'{figure}_std']:.1f}" if row else "-" for row in found]
             method = METHODS[name]
             keeps = "all clips" if method.cumulative else "yes" if method.uses_memory else "no"
-            lines.append(f"| {name} | {'sums' if method.closed_form else 'gradient'} | {keeps} | {' | '.join(cells)} |")
+            once = issubclass(method, GradientMethod) and method.trains_once
+            learns = "sums" if method.closed_form else "gradient, then sums" if once else "gradient"
+            lines.append(f"| {name} | {learns} | {keeps} | {' | '.join(cells)} |")
         if figure == "last_accuracy":
             joint = [read_json(results / name / "joint.json", "joint regression") for name in sets]
             cells = [f"{reached['test_accuracy']:.1f}" for reached in joint]
