@@ -13,17 +13,21 @@ import yaml
 from mcil.files import read_json, write_json, write_text
 
 
-def copy_runs(runs: Sequence[Path], results: Path) -> list[dict[str, Any]]:
-    """Copy result and settings of each run to ``results/runs/<run>``, in place of what is there; return the results."""
-    shutil.rmtree(results / "runs", ignore_errors=True)
-    found: list[dict[str, Any]] = []
-    for folder in runs:
-        result = read_json(folder / "result.json", "result of a run")
+def copy_runs(runs: Sequence[Path], results: Path, add: bool = False) -> list[dict[str, Any]]:
+    """Copy result and settings of each run to ``results/runs/<run>``, and return the results.
+
+    They take the place of all runs that are there; with ``add`` only of those of the same methods.
+    """
+    found = [read_json(folder / "result.json", "result of a run") for folder in runs]
+    methods = {result["method"] for result in found}
+    for kept in list((results / "runs").glob("*")):
+        if not add or read_json(kept / "result.json", "result of a run")["method"] in methods:
+            shutil.rmtree(kept)
+    for folder, result in zip(runs, found, strict=True):
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         result["data"]["store"] = config["store"] = Path(config["store"]).name
         write_json(results / "runs" / folder.name / "result.json", result)
         write_text(results / "runs" / folder.name / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        found.append(result)
     return found
 
 

@@ -1,7 +1,8 @@
 """Every method on real data sets and on made clips: ``mcil bench table1`` on each, and joint training to compare with.
 
 ``python -m benchmarks.comparison DATA --out OUT`` does it all, and goes on where it was stopped. ``--results FOLDER``
-also collects what is small and holds no data: results, settings and tables.
+also collects what is small and holds no data: results, settings and tables. With ``--methods`` those methods are added
+to what is kept there, in the place of what is kept of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -25,8 +27,10 @@ from mcil.data.extraction import extract
 from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.encoders import create_encoders
+from mcil.errors import McilError
 from mcil.files import read_json, write_json, write_text
-from mcil.methods import METHODS
+from mcil.methods import METHODS, GradientMethod
+from mcil.report import ComparisonFiles
 from mcil.suites import bench
 from mcil.training import TrainingOptions
 
@@ -56,19 +60,21 @@ def main() -> None:
     for name in chosen.sets:
         data = SETS[name]
         prepared = data.prepare(chosen.data, chosen.out / "stores" / name, chosen.out / "media" / name)
-        compare(prepared, data, chosen.out / name, chosen.methods, chosen.jobs)
         if chosen.results is not None:
-            collect(prepared, chosen.out / name, chosen.results / name)
+            require_same_data(prepared, chosen.results / name)
+        files = compare(prepared, data, chosen.out / name, chosen.methods, chosen.jobs)
+        if chosen.results is not None:
+            collect(prepared, files, chosen.results / name)
     if chosen.results is not None:
         write_text(chosen.results / "summary.md", summary(chosen.results))
 
 
-def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, jobs: int) -> None:
+def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, jobs: int) -> ComparisonFiles:
     """Run the suite on one data set, all methods with the same settings."""
     modality = data.modalities[-1]
     scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order, modality=modality)
     batch = batch_size(min(len(task.train) for task in scenario.tasks))
-    bench(
+    return bench(
         "table1",
         data=prepared.store,
         tasks=data.tasks,
@@ -83,32 +89,72 @@ def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, 
     )
 
 
-def collect(prepared: Prepared, out: Path, results: Path) -> None:
-    """Copy results, settings and tables, without paths of this machine; add joint training and :func:`new_and_old`."""
-    runs = sorted(path.parent for path in (out / "runs").glob("*/result.json"))
+def require_same_data(prepared: Prepared, results: Path) -> None:
+    """Refuse to add methods to what was computed from other features.
+
+    Raises:
+        McilError: a run that is kept in ``results`` read a store of another checksum.
+    """
+    checksum = FeatureStore(prepared.store).checksum
+    for kept in sorted((results / "runs").glob("*/config.yaml")):
+        if yaml.safe_load(kept.read_text(encoding="utf-8"))["data_checksum"] != checksum:
+            raise McilError(
+                f"{kept.parent} was computed from other features than those of {prepared.store}: "
+                f"collect in another folder, or delete {results} and run every method"
+            )
+
+
+def collect(prepared: Prepared, files: ComparisonFiles, results: Path) -> None:
+    """Copy results, settings and tables, without paths of this machine; add joint training and :func:`new_and_old`.
+
+    Runs and rows of other methods that are kept in ``results`` stay. While there are any, so do ``table.md`` and
+    ``table.tex``: their tests between methods need the predictions of all, which are not kept.
+    """
+    runs = sorted(run.folder for entry in files.comparison.entries for run in entry.runs)
     shares = [
         result | new_and_old(pl.read_parquet(folder / "predictions.parquet"), result)
-        for folder, result in zip(runs, copy_runs(runs, results), strict=True)
+        for folder, result in zip(runs, copy_runs(runs, results, add=True), strict=True)
     ]
-    write_text(results / "new-and-old.csv", spreads(shares, tuple(NEW_AND_OLD)).write_csv())
-    for file in ("table.md", "table.tex", "table.csv"):
-        shutil.copyfile(out / "table1" / file, results / file)
-    write_json(results / "joint.json", joint_regression(FeatureStore(prepared.store)))
+    others = _add_rows(results / "table.csv", files.csv.read_text(encoding="utf-8"), "label")
+    _add_rows(results / "new-and-old.csv", spreads(shares, tuple(NEW_AND_OLD)).write_csv(), "method")
+    if not others:
+        for file in (files.markdown, files.latex):
+            shutil.copyfile(file, results / file.name)
+        write_json(results / "joint.json", joint_regression(FeatureStore(prepared.store)))
+
+
+def _add_rows(file: Path, table: str, key: str) -> bool:
+    """Put the rows of a CSV table into ``file``, in the place of those of the same methods; return if others stay.
+
+    The column ``key`` names the method. Upper bounds come last, as the suite has them.
+    """
+    rows = pl.read_csv(table.encode(), infer_schema=False)
+    others = rows.clear()
+    if file.exists():
+        others = pl.read_csv(file, infer_schema=False).filter(~pl.col(key).is_in(rows[key].to_list()))
+    cumulative = pl.col(key).map_elements(lambda name: METHODS[name].cumulative, return_dtype=pl.Boolean)
+    write_text(file, pl.concat([others, rows], how="diagonal").sort(cumulative, key).write_csv())
+    return not others.is_empty()
 
 
 def summary(results: Path) -> str:
-    """Return the mean accuracy and the last accuracy of every method on every set that was collected, as Markdown."""
+    """Return the mean accuracy and the last accuracy of every method on every set that was collected, as Markdown.
+
+    A method that was not run on a set has a "-" there.
+    """
     sets = [name for name in SETS if (results / name / "table.csv").exists()]
     tables = [pl.read_csv(results / name / "table.csv") for name in sets]
     parts = []
     for figure, title in (("mean_accuracy", "Mean accuracy"), ("last_accuracy", "Last accuracy")):
         lines = [f"| {title} | learns by | exemplars | {' | '.join(sets)} |", "|---|---|---|" + "---:|" * len(sets)]
         for name in sorted({label for table in tables for label in table["label"]}, key=_place):
-            found = [table.row(by_predicate=pl.col("label") == name, named=True) for table in tables]
-            cells = [f"{row[figure]:.1f} ± {row[f'{figure}_std']:.1f}" for row in found]
+            found = [table.filter(pl.col("label") == name).to_dicts() for table in tables]
+            cells = [f"{row[0][figure]:.1f} ± {row[0][f'{figure}_std']:.1f}" if row else "-" for row in found]
             method = METHODS[name]
             keeps = "all clips" if method.cumulative else "yes" if method.uses_memory else "no"
-            lines.append(f"| {name} | {'sums' if method.closed_form else 'gradient'} | {keeps} | {' | '.join(cells)} |")
+            once = issubclass(method, GradientMethod) and method.trains_once
+            learns = "sums" if method.closed_form else "gradient, then sums" if once else "gradient"
+            lines.append(f"| {name} | {learns} | {keeps} | {' | '.join(cells)} |")
         if figure == "last_accuracy":
             joint = [read_json(results / name / "joint.json", "joint regression") for name in sets]
             cells = [f"{reached['test_accuracy']:.1f}" for reached in joint]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+import tiny
 from benchmarks import comparison, published_runs, real_data_sets
+from benchmarks.real_data_sets import Prepared, RealData
 from mcil.data.store import FeatureStore
+from mcil.errors import McilError
 
 NAMES = np.array(["pig", "dog", "cow", "hen"])
 ORDER = np.array([[2, 0, 3, 1]])
@@ -138,6 +143,111 @@ def test_one_table_sums_up_all_sets(tmp_path: Path) -> None:
         "| oracle | gradient | all clips | 60.0 ± 2.0 | 60.0 ± 2.0 |",
         "| joint logistic regression | gradient | all clips | 91.4 | 91.4 |",
     ]
+
+
+def test_a_method_that_was_not_run_on_a_set_has_no_figure_there(tmp_path: Path) -> None:
+    figures = ("mean_accuracy", "mean_accuracy_std", "last_accuracy", "last_accuracy_std")
+    for name, labels in (("made-clips", ["er"]), ("esc10", ["er", "ncm"])):
+        (tmp_path / name).mkdir()
+        rows = [{"label": label} | dict.fromkeys(figures, 5.0) for label in labels]
+        pl.DataFrame(rows).write_csv(tmp_path / name / "table.csv")
+        (tmp_path / name / "joint.json").write_text(json.dumps({"test_accuracy": 91.44}))
+    assert comparison.summary(tmp_path).count("| ncm | sums | no | - | 5.0 ± 5.0 |") == 2
+
+
+# Methods that are added later.
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one set's folder of results holds."""
+
+    rows: dict[str, str]
+    shares: dict[str, str]
+    runs: dict[str, float]
+    tests: str
+    joint: str
+
+
+@pytest.fixture
+def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kept]:
+    """Run the comparison of some methods on tiny features, in a folder of its own, and collect them in one."""
+    store = tmp_path / "tiny"
+    tiny.make_store(store)
+    monkeypatch.setattr(comparison, "EPOCHS", 1)
+    monkeypatch.setattr(comparison, "SEEDS", "0,1")
+
+    def run(methods: str, out: str, read: Path = store) -> Kept:
+        order = list("fedcba")
+        made = RealData(lambda data, folder, work: Prepared(read, order), tasks=3, memory=12)
+        monkeypatch.setattr(comparison, "SETS", {"made-clips": made})
+        arguments = ["DATA", "--out", str(tmp_path / out), "--methods", methods, "--jobs", "1"]
+        monkeypatch.setattr("sys.argv", ["comparison", *arguments, "--results", str(tmp_path / "results")])
+        comparison.main()
+        return kept(tmp_path / "results" / "made-clips")
+
+    return run
+
+
+def kept(results: Path) -> Kept:
+    rows, shares = (
+        {line.split(",")[column]: line for line in (results / file).read_text().splitlines()[1:]}
+        for file, column in (("table.csv", 0), ("new-and-old.csv", 1))
+    )
+    runs = {path.parent.name: json.loads(path.read_text())["mean_accuracy"] for path in results.glob("runs/*/*.json")}
+    assert {folder.name for folder in (results / "runs").iterdir()} == set(runs)
+    tests, joint = ((results / file).read_text() for file in ("table.md", "joint.json"))
+    return Kept(rows, shares, runs, tests, joint)
+
+
+def test_methods_are_added_to_those_that_are_kept(add: Callable[..., Kept], tmp_path: Path) -> None:
+    first = add("ncm,fine-tuning,oracle", "first")
+    more = add("slda,er", "more")
+    assert list(first.rows) == ["fine-tuning", "ncm", "oracle"]
+    assert list(more.rows) == list(more.shares) == ["er", "fine-tuning", "ncm", "slda", "oracle"]
+    for before, after in ((first.rows, more.rows), (first.shares, more.shares)):
+        assert {method: after[method] for method in before} == before
+    assert more.runs.items() >= first.runs.items()
+    assert len(more.runs) == 10
+    for method in more.rows:
+        found = [mean for name, mean in more.runs.items() if name.startswith(f"{method}-audio-visual")]
+        assert float(more.rows[method].split(",")[7]) == pytest.approx(sum(found) / 2, abs=1e-3)
+    # Tests need predictions, and those of the first three are not kept.
+    assert (more.tests, more.joint) == (first.tests, first.joint)
+    assert "slda" not in more.tests
+    summary = (tmp_path / "results" / "summary.md").read_text()
+    assert [line.split(" | ")[0] for line in summary.splitlines()[2:7]] == [
+        f"| {name}" for name in ("fine-tuning", "er", "ncm", "slda", "oracle")
+    ]
+
+
+def test_what_is_run_again_takes_the_place_of_what_is_kept_of_it(
+    add: Callable[..., Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = add("ncm,fine-tuning", "first")
+    monkeypatch.setattr(comparison, "EPOCHS", 8)
+    again = add("fine-tuning", "again")
+    assert again.rows["ncm"] == first.rows["ncm"]
+    assert again.rows["fine-tuning"] != first.rows["fine-tuning"]
+    assert len(again.runs) == 4
+    changed = {name.partition("-audio")[0] for name in again.runs if name not in first.runs}
+    assert changed == {"fine-tuning"}
+    assert again.tests == first.tests
+    # All that are kept, and one more, from the same folder: then the tests are of all of them.
+    whole = add("slda,ncm,fine-tuning", "again")
+    assert whole.rows.items() >= again.rows.items()
+    assert "slda" in whole.tests
+
+
+def test_methods_are_not_added_to_those_of_other_features(add: Callable[..., Kept], tmp_path: Path) -> None:
+    first = add("ncm", "first")
+    other = tmp_path / "other"
+    tiny.make_store(other, seed=1)
+    with pytest.raises(McilError, match="was computed from other features than those of") as error:
+        add("slda", "more", other)
+    assert "\n" not in str(error.value)
+    assert kept(tmp_path / "results" / "made-clips") == first
+    assert not (tmp_path / "more").exists()
 
 
 def test_the_published_preparation_is_centred_and_scaled_on_training_rows(

@@ -207,6 +207,13 @@ def tell(result: Any) -> None:
             for encoder in encoders:
                 table.add_row(*("-" if encoder[key] is None else str(encoder[key]) for key in ENCODER_COLUMNS))
             Console(width=max(console.width, WIDEST)).print(table)
+        case MethodList(methods):
+            table = Table("method", "fit by", "memory", "source", box=None, pad_edge=False)
+            table.columns[0].no_wrap = True
+            for method in methods:
+                memory = "yes" if method["memory"] else "no"
+                table.add_row(method["name"], method["kind"], memory, method["source"])
+            console.print(table)
         case report.ComparisonFiles():
             report.print_comparison(result.comparison, console)
             for path in (result.markdown, result.latex, result.csv, result.report.html):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mcil.errors import McilError
@@ -12,13 +14,16 @@ from mcil.models.closed_form import UNSEEN, ClosedFormNet, Scores
 from mcil.models.closed_form_features import ClipFeatures
 from mcil.models.closed_form_gaussian import DiscriminantNet
 from mcil.models.closed_form_sums import Sums
+from mcil.models.guided import masked_softmax
 from mcil.models.tokens import present
 from mcil.types import Modality, Outputs
 
 # A token less likely to be the sounding one than this share of an even guess adds nothing to the sums.
 _FAINT = 1e-3
-# Keeps a covariance of tokens that do not vary from being singular.
+# Keeps a covariance of tokens that do not vary from being singular; of their mean square.
 _TINY = 1e-8
+# Numbers of tokens, or of their posterior, that are computed with at once, in float64.
+_CHUNK = 1 << 22
 
 
 class SoundNet(DiscriminantNet):
@@ -44,11 +49,13 @@ class InstanceNet(ClosedFormNet):
         m_c, S = mean and covariance of the tokens weighted by w            (M-step; from w even over the tokens)
 
     are repeated ``rounds`` times over a task's clips, beside what the sums say of earlier tasks; then the weighted sums
-    of the task are added, and the clips are gone. A clip is scored by
+    of the task are added, and the clips are gone. So the order of clips within a task changes nothing, and the order of
+    tasks a little: what was thought of an earlier task's tokens stays. A clip is scored by
 
         z_c = sound_c + log mean_n p(c | t_n)
 
-    with sound_c the log posterior of linear discriminant analysis of the sound: the product of what both say. Its
+    with sound_c the log posterior of linear discriminant analysis of the sound: the product of what both say. A clip
+    without any token is scored by its sound, and a class that never had one looks like the mean of all. The
     attention is the probability that a token is the sounding one: sum_c softmax(z)_c w_n given c. Multiple-instance
     learning after Dietterich et al. 1997, by expectation-maximisation (Dempster et al. 1977); the form is ours.
 
@@ -62,6 +69,7 @@ class InstanceNet(ClosedFormNet):
     """
 
     everything: Tensor
+    clips: Tensor
     count: Tensor
     sums: Tensor
     gram: Tensor
@@ -88,7 +96,8 @@ class InstanceNet(ClosedFormNet):
         tokens = self.channels.get("visual", 0)
         for name, shape in (
             ("everything", (tokens + 1,)),  # sum of all tokens, and their number
-            ("count", (classes,)),
+            ("clips", (classes,)),
+            ("count", (classes,)),  # the same but for clips without any token
             ("sums", (classes, tokens)),
             ("gram", (tokens, tokens)),
             ("weights", (tokens, classes + 1)),  # of the classes, and of the background behind them
@@ -104,10 +113,11 @@ class InstanceNet(ClosedFormNet):
             raise ValueError(f"there are {len(self.count)} classes already and there cannot be fewer: {classes}")
         if self.sound is not None:
             self.sound.grow(classes)
-        self.count = torch.cat([self.count, self.count.new_zeros(more)])
+        self.clips, self.count = (torch.cat([each, each.new_zeros(more)]) for each in (self.clips, self.count))
         self.sums = torch.cat([self.sums, self.sums.new_zeros(more, self.sums.shape[1])])
-        self.weights = torch.cat([self.weights[:, :-1], self.weights.new_zeros(len(self.weights), more + 1)], dim=1)
-        self.bias = torch.cat([self.bias[:-1], self.bias.new_full((more + 1,), UNSEEN)])
+        unknown, background = self.weights.new_zeros(len(self.weights), more), self.weights[:, -1:]
+        self.weights = torch.cat([self.weights[:, :-1], unknown, background], dim=1)
+        self.bias = torch.cat([self.bias[:-1], self.bias.new_full((more,), UNSEEN), self.bias[-1:]])
 
     @torch.no_grad()
     def observe(self, audio: Tensor | None, visual: Tensor | None, labels: Tensor) -> None:
@@ -116,12 +126,12 @@ class InstanceNet(ClosedFormNet):
         missing = [name for name in self.channels if name not in given]
         if missing:
             raise ValueError(f"a network of modality '{self.modality}' needs {' and '.join(missing)} to learn from")
+        tokens = self._tokens(given["visual"]) if "visual" in self.channels else None
+        if tokens is not None and not all(tokens[rows].isfinite().all() for rows in self._chunks(tokens)):
+            raise McilError("the features of the clips to learn from are not all finite; extract them again")
         if self.sound is not None:
             self.sound.observe(audio, None, labels)
-        if "visual" in self.channels:
-            tokens = self._tokens(given["visual"])
-            if not tokens.isfinite().all():
-                raise McilError("the features of the clips to learn from are not all finite; extract them again")
+        if tokens is not None:
             self._task.append((tokens, labels))
 
     @torch.no_grad()
@@ -135,11 +145,13 @@ class InstanceNet(ClosedFormNet):
             self.sound.solve()
         if "visual" not in self.channels:
             return
-        if not self._task and not self.count.any():
+        if not self._task and not self.clips.any():
             raise ValueError("no clip was observed: there is nothing to solve")
-        for tokens, _ in self._task:
-            there = present(tokens)
-            self.everything += torch.cat([tokens.sum(dim=(0, 1)), there.sum()[None]]).double()
+        for tokens, labels in self._task:
+            for rows in self._chunks(tokens):
+                self.everything[:-1] += tokens[rows].double().sum(dim=(0, 1))
+            self.everything[-1] += present(tokens).sum()
+            self.clips.index_add_(0, labels, self.clips.new_ones(len(labels)))
         # Even over the tokens first; then by what the last round found.
         found = [_even(present(tokens)) for tokens, _ in self._task]
         for _ in range(self.rounds if self._task else 0):
@@ -152,65 +164,99 @@ class InstanceNet(ClosedFormNet):
     def _sums(self, found: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return count (C), sums (C,D) and Gram matrix (D,D) of all tasks' tokens, those of this one weighed (N,S)."""
         count, sums, gram = self.count.clone(), self.sums.clone(), self.gram.clone()
-        for (tokens, labels), weights in zip(self._task, found, strict=True):
-            chosen = weights > _FAINT / tokens.shape[1]
-            own, weight = tokens[chosen].double(), weights[chosen]
-            classes = labels[:, None].expand_as(weights)[chosen]
-            count.index_add_(0, classes, weight)
-            sums.index_add_(0, classes, own * weight[:, None])
-            gram.addmm_((own * weight[:, None]).T, own)
+        for (clips, labels), responsible in zip(self._task, found, strict=True):
+            for rows in self._chunks(clips):
+                tokens, weights = clips[rows], responsible[rows]
+                chosen = weights > _FAINT / present(tokens).sum(dim=1, keepdim=True)
+                own, weight = tokens[chosen].double(), weights[chosen]
+                classes = labels[rows, None].expand_as(weights)[chosen]
+                weighed = own * weight[:, None]
+                count.index_add_(0, classes, weight)
+                sums.index_add_(0, classes, weighed)
+                gram.addmm_(weighed.T, own)
         return count, sums, gram
 
     def _fit(self, count: Tensor, sums: Tensor, gram: Tensor) -> None:
         """Compute the weights and biases of the classes and of the background from weighted sums."""
+        total = count.sum().clamp_min(_TINY)
         means = sums / count.clamp_min(_TINY)[:, None]
-        within = (gram - means.T @ sums) / count.sum()
-        variance = within.diagonal().mean().clamp_min(_TINY)
+        within = (gram - means.T @ sums) / total
+        square = gram.diagonal().mean() / total
+        variance = within.diagonal().mean().clamp_min(_TINY * square).clamp_min(_TINY)
         covariance = (1 - self.shrinkage) * within
         covariance.diagonal().add_(self.shrinkage * variance)
-        centres = torch.cat([means, (self.everything[:-1] / self.everything[-1])[None]])
+        background = self.everything[:-1] / self.everything[-1].clamp_min(1)
+        centres = torch.cat([torch.where(count[:, None] > 0, means, background), background[None]])
         self.weights = torch.cholesky_solve(centres.T, torch.linalg.cholesky(covariance))
-        seen = torch.cat([count > 0, count.new_ones(1, dtype=torch.bool)])
         bias = -(centres.T * self.weights).sum(dim=0) / 2
-        bias[-1] += torch.tensor(self.background, dtype=torch.float64).log()
-        self.bias = torch.where(seen, bias, UNSEEN)
+        bias[-1] += math.log(self.background)
+        self.bias = torch.where(F.pad(self.clips > 0, (0, 1), value=True), bias, UNSEEN)
 
     def _posterior(self, tokens: Tensor) -> Tensor:
-        """Return log p(c | t) (N,S,C) of tokens (N,S,D); the lowest there is where there is no token."""
-        logits = tokens @ self.weights.to(tokens.dtype) + self.bias.to(tokens.dtype)
-        posterior = logits.double().log_softmax(dim=-1)[..., :-1]
-        return posterior.masked_fill(~present(tokens)[..., None], UNSEEN)
+        """Return log p(c | t) (N,S,C) of tokens (N,S,D)."""
+        return (tokens.double() @ self.weights + self.bias).log_softmax(dim=-1)[..., :-1]
 
-    def _responsible(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return how likely each token is the sounding one (N,S) of clips of known classes (N,)."""
-        own = self._posterior(tokens).gather(2, labels[:, None, None].expand(-1, tokens.shape[1], 1)).squeeze(2)
-        return own.softmax(dim=1) * present(tokens).any(dim=1, keepdim=True)
+    def _responsible(self, clips: Tensor, labels: Tensor) -> Tensor:
+        """Return how likely each token (N,S,D) is the sounding one (N,S) of clips of known classes (N,)."""
+        found = []
+        for rows in self._chunks(clips):
+            tokens = clips[rows]
+            own = labels[rows, None, None].expand(-1, tokens.shape[1], 1)
+            likely = self._posterior(tokens).gather(2, own).squeeze(2)
+            found.append(masked_softmax(likely, present(tokens), dim=1))
+        return torch.cat(found)
 
     @torch.no_grad()
     def forward(
         self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = False
     ) -> Outputs:
-        """Score clips by what is given of them."""
-        logits = []
+        """Score clips by what is given of them. There is attention where sound and picture are read."""
+        heard, scores = None, None
         if self.sound is not None and audio is not None:
-            logits.append(self.sound(audio, None).logits.double())
-        posterior: Tensor | None = None
+            scores = heard = self.sound(audio, None).logits.double()
+        maps, needs_maps = None, need_attention and self.sound is not None
         if "visual" in self.channels and visual is not None:
-            posterior = self._posterior(self._tokens(visual))
-            count = present(visual).sum(dim=(1, 2)).clamp_min(1)
-            logits.append((posterior.logsumexp(dim=1) - count.log()[:, None]).clamp_min(UNSEEN))
-        if not logits:
+            tokens = self._tokens(visual)
+            parts = [
+                self._look(tokens[rows], None if heard is None else heard[rows], needs_maps)
+                for rows in self._chunks(tokens)
+            ]
+            scores = torch.cat([score for score, _ in parts])
+            if needs_maps:
+                maps = torch.cat([likely for _, likely in parts]).reshape(visual.shape[:3])
+        if scores is None:
             raise ValueError(f"a network of modality '{self.modality}' needs {' or '.join(self.channels)}")
-        scores = torch.stack(logits).sum(dim=0).clamp_min(UNSEEN)
         outputs = Outputs(logits=scores.float(), fused=scores.float())
-        if not need_attention or posterior is None or visual is None:
+        if maps is None or visual is None:
             return outputs
-        attention = (posterior.softmax(dim=1) * scores.softmax(dim=1)[:, None]).sum(dim=2)
-        attention = attention.reshape(visual.shape[:3]).float()
-        temporal = attention.sum(dim=2, keepdim=True)
+        there = present(visual)
+        spatial, temporal = masked_softmax(maps, there, dim=2), masked_softmax(maps.logsumexp(2), there.any(2), dim=1)
         return outputs._replace(
-            spatial_attention=(attention / temporal.clamp_min(_TINY))[..., None], temporal_attention=temporal
+            spatial_attention=spatial[..., None].float(), temporal_attention=temporal[..., None].float()
         )
+
+    def _look(self, tokens: Tensor, heard: Tensor | None, needs_maps: bool) -> tuple[Tensor, Tensor]:
+        """Return the scores (N,C) of clips by their tokens (N,S,D), and by their sound where it is heard (N,C).
+
+        And, where it is needed, the logarithm (N,S) of how likely each token is the sounding one.
+        """
+        there = present(tokens)
+        posterior = self._posterior(tokens).masked_fill(~there[..., None], -math.inf)
+        seen = posterior.logsumexp(dim=1)
+        count = there.sum(dim=1)[:, None]
+        scores = torch.where(count > 0, seen - count.clamp_min(1).log(), 0.0)
+        if heard is not None:
+            scores = scores + heard
+        scores = torch.where(self.clips > 0, scores, UNSEEN).clamp_min(UNSEEN)
+        if not needs_maps:
+            return scores, scores
+        likely = scores.log_softmax(dim=1) - torch.where(count > 0, seen, 0.0)
+        return scores, (posterior + likely[:, None]).logsumexp(dim=2)
+
+    def _chunks(self, tokens: Tensor) -> Iterator[slice]:
+        """Yield slices of clips that are few enough to compute with all of their tokens (N,S,D), or their posterior."""
+        clips = max(1, _CHUNK // (tokens.shape[1] * max(tokens.shape[2], len(self.bias))))
+        return (slice(start, start + clips) for start in range(0, max(1, len(tokens)), clips))
 
     def _tokens(self, visual: Tensor) -> Tensor:
         """Return the tokens (N,L*S,D) of pictures (N,L,S,D)."""
