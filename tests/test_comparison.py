@@ -155,6 +155,21 @@ def test_a_method_that_was_not_run_on_a_set_has_no_figure_there(tmp_path: Path) 
     assert comparison.summary(tmp_path).count("| ncm | sums | no | - | 5.0 ± 5.0 |") == 2
 
 
+def test_the_summary_says_how_each_method_learns(tmp_path: Path) -> None:
+    (tmp_path / "esc10").mkdir()
+    figures = ("mean_accuracy", "mean_accuracy_std", "last_accuracy", "last_accuracy_std")
+    rows = [
+        {"label": label} | dict.fromkeys(figures, 5.0) for label in ("mil-lda", "sam-audio-analytic", "sam-audio-cil")
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "esc10" / "table.csv")
+    (tmp_path / "esc10" / "joint.json").write_text(json.dumps({"test_accuracy": 91.44}))
+    assert comparison.summary(tmp_path).splitlines()[2:5] == [
+        "| sam-audio-analytic | gradient, then sums | no | 5.0 ± 5.0 |",
+        "| sam-audio-cil | gradient | yes | 5.0 ± 5.0 |",
+        "| mil-lda | sums | no | 5.0 ± 5.0 |",
+    ]
+
+
 # Methods that are added later.
 
 
