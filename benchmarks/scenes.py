@@ -79,7 +79,7 @@ SOUND_ALONE = Row("mil-lda, sound alone", "mil-lda", modality="audio")
 JOINT = Study(
     "joint",
     tasks=1,
-    epochs=40,
+    epochs=EPOCHS,
     rows=(
         Row("AV-CIL's attention (fine-tuning)", "fine-tuning"),
         guided("sam-audio-cil, sound alone", fusion="audio"),
@@ -89,8 +89,6 @@ JOINT = Study(
         guided("guided, no positions", positions="none"),
         guided("guided, dropout 0.5", dropout=0.5),
         guided("guided, width 128", width=128),
-        guided("guided, cosine head", head="cosine"),
-        guided("guided, frames averaged", temporal="mean"),
         guided("guided, learning rate 3e-4", {"learning_rate": 3e-4}),
         guided("guided, weight decay 1e-2", {"weight_decay": 1e-2}),
         *CLOSED,
