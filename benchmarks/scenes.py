@@ -162,24 +162,38 @@ def share(attention: Attention, sounding: Tensor) -> float:
 
 def run(scenes: Scenes, study: Study, row: Row, seed: int, out: Path) -> dict[str, Any]:
     """Return what a learner reaches; from its file below ``out`` where that is there and of the same settings."""
-    training = replace(TRAINING, epochs=study.epochs, **row.training)
-    settings = {
+    kept = finished(study, row, seed, out)
+    if kept is not None:
+        return kept
+    training = TrainingOptions(**settings(study, row, seed)["training"])
+    learner = Learner(row.method, row.options, memory=MEMORY, modality=row.modality, training=training, seed=seed)
+    result = {"settings": settings(study, row, seed), **learn(learner, scenes, study.tasks)}
+    write_json(_file(study, row, seed, out), result)
+    return result
+
+
+def finished(study: Study, row: Row, seed: int, out: Path) -> dict[str, Any] | None:
+    """Return the result of a row and seed that is below ``out``, or None where there is none of these settings."""
+    path = _file(study, row, seed, out)
+    kept: dict[str, Any] | None = read_json(path, "result of a row") if path.exists() else None
+    return kept if kept is not None and kept["settings"] == settings(study, row, seed) else None
+
+
+def settings(study: Study, row: Row, seed: int) -> dict[str, Any]:
+    """Return all that a result depends on besides the data."""
+    training = asdict(replace(TRAINING, epochs=study.epochs, **row.training))
+    return {
         "study": study.name,
         "tasks": study.tasks,
         "row": asdict(row),
         "seed": seed,
         "memory": MEMORY,
-        "training": asdict(training),
+        "training": training,
     }
-    path = out / "rows" / study.name / f"{row.name.replace(' ', '_')}-seed{seed}.json"
-    if path.exists():
-        kept: dict[str, Any] = read_json(path, "result of a row")
-        if kept["settings"] == settings:
-            return kept
-    learner = Learner(row.method, row.options, memory=MEMORY, modality=row.modality, training=training, seed=seed)
-    result = {"settings": settings, **learn(learner, scenes, study.tasks)}
-    write_json(path, result)
-    return result
+
+
+def _file(study: Study, row: Row, seed: int, out: Path) -> Path:
+    return out / "rows" / study.name / f"{row.name.replace(' ', '_')}-seed{seed}.json"
 
 
 def learn(learner: Learner, scenes: Scenes, tasks: int) -> dict[str, Any]:
@@ -328,11 +342,13 @@ def _gathered(study: Study, out: Path) -> list[dict[str, Any]]:
     """Return the rows of a study that are there, lists over the seeds; ``right`` (test scenes,) is a mean over them."""
     gathered = []
     for row in study.rows:
-        paths = sorted((out / "rows" / study.name).glob(f"{row.name.replace(' ', '_')}-seed*.json"))
-        if runs := [read_json(path, "result of a row") for path in paths]:
+        runs = [result for seed in SEEDS if (result := finished(study, row, seed, out)) is not None]
+        if runs:
             lists = {name: [result[name] for result in runs] for name in ("test", "validation", "share")}
             right = np.array([result["right"] for result in runs]).mean(axis=0)
-            gathered.append({"name": row.name, "settings": runs[0]["settings"], **lists, "right": right})
+            seeds = [result["settings"]["seed"] for result in runs]
+            shared = {name: value for name, value in runs[0]["settings"].items() if name != "seed"}
+            gathered.append({"name": row.name, "seeds": seeds, "settings": shared, **lists, "right": right})
     return gathered
 
 
@@ -359,13 +375,15 @@ def summary(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for row in table["incremental"]:
         mean = _spread([float(np.mean(run)) for run in row["test"]])
         lines.append(f"| {row['name']} | {mean} | {_last(row['test'])} | {_shares(row, -1)} |")
-    tasks = range(INCREMENTAL.tasks)
-    lines += ["", f"| attention after task | {' | '.join(str(task + 1) for task in tasks)} |", f"|---|{'---:|' * 6}"]
+    followed = _followed(table["incremental"])
+    tasks = range(max((len(row["share"][0]) for row in followed), default=0))
     lines += [
-        f"| {row['name']} | {' | '.join(_shares(row, task) for task in tasks)} |"
-        for row in _followed(table["incremental"])
+        "",
+        f"| attention after task | {' | '.join(str(task + 1) for task in tasks)} |",
+        "|---|" + "---:|" * len(tasks),
     ]
-    lines += ["", f"| what no learner may know | {head} |", "|---|---:|---:|---:|"]
+    lines += [f"| {row['name']} | {' | '.join(_shares(row, task) for task in tasks)} |" for row in followed]
+    lines += ["", f"| bounds, all classes at once | {head} |", "|---|---:|---:|---:|"]
     for row in table["bounds"]:
         lines.append(f"| {row['name']} | {row['test'][0]:.1f} | {row['validation'][0]:.1f} | {_gain(row)} |")
     return "\n".join(lines) + "\n"
