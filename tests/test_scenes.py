@@ -156,7 +156,7 @@ def test_what_is_told_more_is_right_more_often(archive: Path) -> None:
         assert all(after >= before for before, after in zip(alone["right"], told["right"], strict=True))
         assert told["validation"] >= alone["validation"]
         assert alone["test"] == pytest.approx(100 * np.mean(alone["right"]))
-    assert found["told the place of the object that sounds: LDA"]["test"] > found["sound alone: LDA"]["test"]
+    assert found["sound, and that picture: LDA"]["test"] > found["sound alone: LDA"]["test"]
 
 
 def test_bounds_are_chosen_without_a_look_at_test_scenes(archive: Path, tmp_path: Path) -> None:
