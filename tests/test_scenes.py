@@ -17,6 +17,7 @@ from benchmarks.real_data_sets import prepare_scenes
 from mcil import Learner, Scenario
 from mcil.learner import Attention
 
+COMMITTED = Path(__file__).parent.parent / "results" / "scenes"
 CLASSES, OBJECTS, WIDTH = 10, 8, 6
 SPLITS = np.repeat(np.arange(3), (60, 20, 20))
 
@@ -120,7 +121,7 @@ def test_what_a_learner_reaches_is_what_it_says_of_the_scenes(studied: scenes.Sc
 def test_attention_is_measured_only_where_there_is_some(studied: scenes.Scenes, tmp_path: Path) -> None:
     rows = (
         scenes.Row("slda", "slda"),
-        scenes.SOUND_ALONE,
+        scenes.Row("sound alone", "mil-lda", modality="audio"),
         scenes.guided("guided", width=16),
         scenes.guided("frames averaged", width=16, temporal="mean"),
     )
@@ -211,5 +212,23 @@ def test_the_whole_study_goes_on_and_writes_tables_without_predictions(
         lasts = [run[-1] for run in row["test"]]
         assert f"| {row['name']} | " in summary
         assert f" | {np.mean(lasts):.1f} ± {np.std(lasts, ddof=1):.1f} | " in summary
+        assert row["seeds"] == [0, 1]
     assert "| mil-lda, sound alone | " in summary
     assert (results / "scenes.svg").read_text().startswith("<?xml")
+
+
+def test_the_kept_tables_are_those_of_the_kept_figures() -> None:
+    table = json.loads((COMMITTED / "results.json").read_text())
+    assert (COMMITTED / "summary.md").read_text() == scenes.summary(table)
+    for study in scenes.STUDIES:
+        assert [row["name"] for row in table[study.name]] == [row.name for row in study.rows]
+        for row in table[study.name]:
+            assert {len(runs) for runs in (row["seeds"], row["test"], row["share"])} == {len(row["seeds"])}
+            assert row["settings"]["training"]["epochs"] == study.epochs
+            assert all(len(run) == study.tasks for run in row["test"])
+
+
+def test_no_prediction_and_no_picture_of_the_data_is_kept() -> None:
+    assert {file.name for file in COMMITTED.iterdir()} == {"README.md", "results.json", "summary.md", "scenes.svg"}
+    assert "<image" not in (COMMITTED / "scenes.svg").read_text()
+    assert '"right"' not in (COMMITTED / "results.json").read_text()
