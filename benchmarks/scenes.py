@@ -438,7 +438,7 @@ def _bars(axes: Axes, table: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         axes.text(accuracy + 0.3, place, f"{accuracy:.1f}", va="center", fontsize=7.5, color=INK)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=7.5)
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy, all classes at once (%); orange: told what no learner may know", xlim=(70, 100))
+    axes.set(xlabel="all classes at once: test accuracy (%); orange: bounds", xlim=(70, 100))
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
