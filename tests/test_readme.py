@@ -257,6 +257,11 @@ def test_pictures_in_the_page_of_sam_audio_are_there() -> None:
     assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
 
 
+def test_the_scenes_tables_are_those_of_the_kept_results() -> None:
+    kept = (ROOT / "results" / "scenes" / "summary.md").read_text()
+    assert between((ROOT / "docs" / "scenes.md").read_text(), "scenes") == kept
+
+
 def test_the_comparison_is_of_every_method_without_text_with_three_seeds() -> None:
     compared = [name for name in METHODS.names() if not METHODS[name].uses_text]
     for table in sorted((ROOT / "results" / "comparison").glob("*/table.csv")):
