@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcil.models.attention import softmax
+from mcil.models.attention import masked_softmax
 from mcil.models.base import Network
 from mcil.models.classifiers import CosineClassifier, LinearClassifier
 from mcil.models.tokens import present, unit
@@ -301,13 +301,6 @@ def masked_mean(values: Tensor, there: Tensor, dim: int) -> Tensor:
     weights = there / there.sum(dim=dim, keepdim=True).clamp_min(1)
     # As a product of matrices nothing of the size of the values is made in between.
     return (weights.to(values.dtype).movedim(dim, -1)[..., None, :] @ values.movedim(dim, -2)).squeeze(-2)
-
-
-def masked_softmax(scores: Tensor, there: Tensor, dim: int) -> Tensor:
-    """Return the softmax of what is ``there``, in float32 at least, and 0 elsewhere; all 0 where nothing is."""
-    lowest = torch.finfo(torch.promote_types(scores.dtype, torch.float32)).min
-    widened = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~there, lowest)
-    return softmax(widened, dim).masked_fill(~there, 0.0)
 
 
 def normalised(tokens: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcil.errors import McilError
+from mcil.models.attention import masked_softmax
 from mcil.models.closed_form import UNSEEN, ClosedFormNet, Scores
 from mcil.models.closed_form_features import ClipFeatures
 from mcil.models.closed_form_gaussian import DiscriminantNet
 from mcil.models.closed_form_sums import Sums
-from mcil.models.guided import masked_softmax
 from mcil.models.tokens import present
 from mcil.types import Modality, Outputs
 
