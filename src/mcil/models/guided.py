@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcil.errors import McilError
 from mcil.models.attention import masked_softmax
 from mcil.models.base import Network
 from mcil.models.classifiers import CosineClassifier, LinearClassifier
@@ -255,6 +256,18 @@ class Place(nn.Module):
         """Return (...,width)."""
         angles = (where[..., None] * torch.arange(1, _WAVES + 1, device=where.device) * math.pi).flatten(-2)
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.weight.dtype) @ self.weight
+
+
+def check_guided(width: int, heads: int, dropout: float) -> None:
+    """Check the options of a method that makes a guided network.
+
+    Raises:
+        McilError: the heads do not divide the width, or everything would be dropped.
+    """
+    if width % heads:
+        raise McilError(f"option 'heads' must divide the width {width}, but it is {heads}")
+    if dropout >= 1:
+        raise McilError(f"option 'dropout' must be below 1, but it is {dropout}")
 
 
 def places(count: int, device: torch.device) -> Tensor:
