@@ -388,6 +388,44 @@ def test_a_picture_without_any_token_counts_as_one_that_is_not_given() -> None:
         net(None, None)
 
 
+def in_steps(clips: Batch, silent: Tensor) -> Batch:
+    """Return the clips with sounds of three steps, the last of which is absent; all of them where ``silent``."""
+    assert clips.audio is not None
+    there = torch.tensor([1.0, 1.0, 0.0])[:, None] * ~silent[:, None, None]
+    return Batch(clips.audio[:, None] * there, clips.visual, clips.labels)
+
+
+def test_a_sound_without_any_step_is_not_learnt_and_counts_as_one_that_is_not_given() -> None:
+    clips, test = scenes(6, seed=1)[0], scenes(3, seed=2)[0]
+    silent = torch.arange(len(clips)) % 3 == 0
+    train, mute = in_steps(clips, silent), in_steps(test, torch.ones(len(test), dtype=torch.bool))
+    net = fitted(make(), train)
+    assert torch.equal(says(net, mute).logits, net(None, mute.visual).logits)
+    assert torch.equal(net(mute.audio, None).logits, torch.zeros(len(test), CLASSES))
+    heard = fitted(make("audio"), train.select(torch.nonzero(~silent).squeeze(1)))
+    spoken = in_steps(test, torch.zeros(len(test), dtype=torch.bool))
+    assert torch.equal(net(spoken.audio, None).logits, says(heard, spoken).logits)
+
+
+def test_vectors_of_zeros_are_sounds_like_any_others() -> None:
+    clips = scenes(6, seed=1)[0]
+    assert clips.audio is not None
+    zeros = Batch(torch.zeros_like(clips.audio), clips.visual, clips.labels)
+    net = fitted(make(), clips)
+    assert not torch.allclose(says(net, zeros).logits, net(None, clips.visual).logits, atol=1e-2)
+
+
+def test_a_class_that_was_never_heard_is_known_by_its_tokens() -> None:
+    clips, test = scenes(10, seed=1)[0], scenes(10, seed=2)[0]
+    net = fitted(make(), in_steps(clips, clips.labels == 3))
+    own = in_steps(test.select(torch.nonzero(test.labels == 3).squeeze(1)), torch.zeros(10, dtype=torch.bool))
+    assert (net(None, own.visual).logits.argmax(1) == 3).any()
+    assert (says(net, own).logits[:, 3] > UNSEEN).all()
+    deaf = fitted(make(), in_steps(clips, torch.ones(len(clips), dtype=torch.bool)))
+    spoken = in_steps(test, torch.zeros(len(test), dtype=torch.bool))
+    same(says(deaf, spoken), fitted(make("visual"), clips)(None, test.visual, need_attention=True))
+
+
 def test_a_class_that_was_only_heard_is_known_by_its_sound() -> None:
     train, test = scenes(10, seed=1)[0], scenes(10, seed=2)[0]
     assert train.visual is not None

@@ -346,13 +346,18 @@ def test_it_learns_from_one_modality_or_says_that_it_cannot(learnt: Learnt, moda
 FEATURES = [name for name in METHODS.names() if not METHODS[name].needs_weights]
 
 
-def learn_steps(given: Given, change: Callable[[Batch], Batch]) -> tuple[Tensor, Tensor]:
-    """Learn two tasks from clips that ``change`` made: probabilities of test clips, and of their sounds alone."""
-    learner = given.learner()
+def learn_changed(given: Given, change: Callable[[Batch], Batch], **changes: Any) -> tuple[Learner, Batch]:
+    """Learn two tasks from clips that ``change`` made, with ``changes`` to the learner; return it, and test clips."""
+    learner = given.learner(**changes)
     changed = dataclasses.replace(given, clips=lambda *args, **kwargs: change(given.clips(*args, **kwargs)))
     for _ in range(2):
         learn_next(changed, learner)
-    test = changed.clips(0, 5, seed=3)
+    return learner, changed.clips(0, 5, seed=3)
+
+
+def learn_steps(given: Given, change: Callable[[Batch], Batch]) -> tuple[Tensor, Tensor]:
+    """Learn two tasks from clips that ``change`` made: probabilities of test clips, and of their sounds alone."""
+    learner, test = learn_changed(given, change)
     return probabilities(learner, test.audio, test.visual), probabilities(learner, test.audio, None)
 
 
@@ -369,6 +374,39 @@ def test_it_learns_from_sounds_of_several_steps_and_steps_that_are_absent_change
     labels = given(name, made).clips(0, 5, seed=3).labels
     assert (said.argmax(dim=1) == labels).float().mean() > 0.4  # of five classes
     padded, _ = learn_steps(given(name, made), longer)
+    torch.testing.assert_close(padded, said, rtol=0, atol=1e-5 if METHODS[name].closed_form else 1e-4)
+
+
+@pytest.mark.parametrize("modality", ["audio-visual", "visual"])
+@pytest.mark.parametrize("name", FEATURES)
+def test_tokens_of_pictures_that_are_absent_change_nothing(name: str, modality: Modality, made: Path) -> None:
+    """Those of further frames and, unless it is told where a token is, of further cells, among others.
+
+    Dropout is left out: where there are more tokens it draws other numbers.
+    """
+    known = given(name, made)
+    if "dropout" in {option.name for option in dataclasses.fields(METHODS[name])}:
+        known = dataclasses.replace(known, options=known.options | {"dropout": 0.0})
+
+    def gaps(clips: Batch) -> Batch:
+        assert clips.visual is not None
+        there = torch.rand(clips.visual.shape[:3], generator=generator(0)) > 0.3
+        there[:, 0, 0] = True
+        return dataclasses.replace(clips, visual=clips.visual * there[..., None])
+
+    def larger(clips: Batch) -> Batch:
+        visual = gaps(clips).visual
+        assert visual is not None
+        cells = 0 if known.places else 3
+        return dataclasses.replace(clips, visual=F.pad(visual, (0, 0, 0, cells, 0, 2)))
+
+    said, padded = (
+        probabilities(learner, test.audio, test.visual)
+        for learner, test in (learn_changed(known, change, modality=modality) for change in (gaps, larger))
+    )
+    assert said.isfinite().all()
+    labels = known.clips(0, 5, seed=3).labels
+    assert (said.argmax(dim=1) == labels).float().mean() > 0.4  # of five classes
     torch.testing.assert_close(padded, said, rtol=0, atol=1e-5 if METHODS[name].closed_form else 1e-4)
 
 

@@ -107,6 +107,46 @@ def test_attention_is_what_loops_compute() -> None:
             assert pooled[clip, channel].item() == pytest.approx(expected)
 
 
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+@settings(max_examples=30, deadline=None)
+def test_attention_is_that_of_each_clip_without_its_absent_tokens(seed: int, share: float) -> None:
+    audio, visual, tokens = guided_inputs(3, 4, 5, 3)
+    there = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(seed)) > share
+    tokens = tokens * there[..., None]
+    pooled, spatial, temporal = audio_guided_attention(audio, visual, tokens, there)
+    for clip in range(3):
+        frames = [frame for frame in range(4) if there[clip, frame].any()]
+        scores, values = torch.zeros(0, 3).double(), torch.zeros(0, 3).double()
+        for frame in frames:
+            own = there[clip, frame]
+            weights = (visual[clip, frame, own] * audio[clip]).softmax(dim=0)
+            torch.testing.assert_close(spatial[clip, frame, own], weights)
+            scores = torch.cat([scores, (weights * visual[clip, frame, own]).sum(0, keepdim=True) * audio[clip]])
+            values = torch.cat([values, (weights * tokens[clip, frame, own]).sum(0, keepdim=True)])
+        torch.testing.assert_close(temporal[clip, frames], scores.softmax(dim=0))
+        torch.testing.assert_close(pooled[clip], (scores.softmax(dim=0) * values).sum(dim=0))
+    assert not spatial[~there].any()
+    assert not temporal[~there.any(dim=2)].any()
+
+
+def test_attention_with_a_mask_of_all_tokens_is_that_without_one_to_the_bit() -> None:
+    inputs = guided_inputs(2, 4, 5, 3)
+    masked = audio_guided_attention(*inputs, torch.ones(2, 4, 5, dtype=torch.bool))
+    for found, expected in zip(masked, audio_guided_attention(*inputs), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_clips_without_any_token_have_finite_gradients() -> None:
+    audio, visual, tokens = (tensor.requires_grad_() for tensor in guided_inputs(2, 2, 3, 3))
+    there = torch.tensor([False, True])[:, None, None].expand(2, 2, 3)
+    audio_guided_attention(audio, visual, tokens, there).pooled.sum().backward()
+    for tensor in (audio, visual, tokens):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+        assert not tensor.grad[0].any()
+        assert tensor.grad[1].any()
+
+
 def test_attention_over_one_frame_and_patch_is_the_token_itself() -> None:
     tokens = normal(0, 3, 1, 1, 4)
     pooled, spatial, temporal = audio_guided_attention(normal(1, 3, 4), normal(2, 3, 1, 1, 4), tokens)

@@ -23,7 +23,8 @@ from mcil.experiment.single import run_single
 from mcil.learner import Learner
 from mcil.models import AudioVisualNet, InputScaler
 from mcil.models.closed_form_features import ClipFeatures
-from mcil.models.tokens import mean_step, mean_token, present
+from mcil.models.tokens import mean_step, mean_token, present, present_unless_all
+from mcil.models.trimodal import StoredTower
 from mcil.training import TrainingOptions
 
 LAST = dataclasses.replace(tiny.TRAINING, protocol="last", epochs=2)
@@ -75,6 +76,24 @@ def test_without_absent_tokens_means_are_plain_ones() -> None:
     assert mean_step(vector) is vector
     assert torch.equal(mean_step(vector, torch.float64), vector.double())
     assert present(vector).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.3))
+@settings(max_examples=30)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_is_made_only_where_a_token_is_absent(shape: tuple[int, ...], seed: int, share: float) -> None:
+    features = tokens(shape, seed, share)
+    there = present_unless_all(features)
+    if there is None:
+        assert present(features).all()
+    else:
+        assert torch.equal(there, present(features))
+        assert not there.all()
+
+
+def test_vectors_are_there_even_if_they_are_zeros() -> None:
+    assert present_unless_all(torch.zeros(3, 4)) is None
+    assert present_unless_all(torch.zeros(3, 1, 1, 4)) is None
 
 
 # Input scaling.
@@ -174,6 +193,33 @@ def test_folds_are_of_the_steps_that_are_there(dtype: torch.dtype) -> None:
     assert torch.equal(features.folds({"audio": F.pad(sounds, (0, 0, 0, 900))}), folds)
     assert torch.equal(features.folds({"audio": sounds.flip(0)}), folds.flip(0))
     assert not torch.equal(features.folds({"audio": sounds.roll(1, 0)}), folds)
+
+
+def test_folds_are_of_the_tokens_that_are_there() -> None:
+    features = ClipFeatures({"visual": 3}, "visual", ("visual",))
+    pictures = tokens((300, 2, 3, 3), share=0)
+    gaps = tokens((300, 2, 3, 3))
+    folds, found = features.folds({"visual": pictures}), features.folds({"visual": gaps})
+    assert 100 < int(found.sum()) < 200
+    assert torch.equal(features.folds({"visual": F.pad(pictures, (0, 0, 0, 2, 0, 900))}), folds)
+    assert torch.equal(features.folds({"visual": F.pad(gaps, (0, 0, 1, 2, 3, 900))}), found)
+    assert torch.equal(features.folds({"visual": torch.cat([pictures, gaps])}), torch.cat([folds, found]))
+
+
+def test_a_stored_tower_leaves_out_absent_tokens_whatever_adapters_add() -> None:
+    tower, pictures = StoredTower(3, 5), tokens(SHAPES[1])
+    pictures[4] = 0  # counts as a vector of zeros
+
+    def adapt(place: int, hidden: Tensor, summary: Tensor) -> Tensor:
+        return hidden.cos() + summary[:, None]
+
+    found = tower(pictures, adapt)
+    for clip, embedding in zip(pictures, found, strict=True):
+        own = clip[present(clip)] if clip.any() else torch.zeros(1, 3)
+        mean = own.mean(dim=0)
+        torch.testing.assert_close(embedding, tower.projection((own + own.cos() + mean).mean(dim=0)))
+    vectors = torch.zeros(2, 1, 1, 3)
+    assert torch.equal(tower(vectors, adapt), tower(vectors[:, 0, 0], adapt))
 
 
 # Learners.

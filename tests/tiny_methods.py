@@ -32,6 +32,7 @@ class Given:
         clips: makes clips like those of the store: see :func:`tiny.clips`.
         modalities: that it learns from; others are refused.
         hears: whether its predictions depend on the sound.
+        places: whether it is told the row and column of a token in its frame, so that the size of the grid counts.
         training: how each task is trained.
     """
 
@@ -42,6 +43,7 @@ class Given:
     clips: Callable[..., Batch] = tiny.clips
     modalities: tuple[Modality, ...] = get_args(Modality)
     hears: bool = True
+    places: bool = False
     training: TrainingOptions = tiny.TRAINING
 
     def learner(self, **changes: Any) -> Learner:
@@ -62,7 +64,8 @@ def _features(name: str, folder: Path) -> Given:
     store = folder / "features"
     if not store.exists():
         tiny.make_store(store)
-    return Given(name, store, tiny.text(0, tiny.CLASSES), options)
+    places = name in ("sam-audio-cil", "sam-audio-analytic")
+    return Given(name, store, tiny.text(0, tiny.CLASSES), options, places=places)
 
 
 def _released(name: str, folder: Path) -> Given:

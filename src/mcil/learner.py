@@ -49,7 +49,10 @@ class Prediction(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Where the network looks, mean over channels: ``spatial`` (N,L,S), ``temporal`` (N,L); each sums to 1."""
+    """Where the network looks, mean over channels: ``spatial`` (N,L,S), ``temporal`` (N,L).
+
+    Each sums to 1, or is 0 where a frame or a clip has no token.
+    """
 
     spatial: Tensor
     temporal: Tensor
@@ -65,7 +68,7 @@ class Learner:
         modality: what the network reads.
         training: how each task is trained.
         normalize: "first-task" standardises features by statistics of the first task, "none" leaves them; methods in
-            closed form, and those that train inside an encoder, are given them as they are.
+            closed form (but `mil-lda`), and those that train inside an encoder, are given them as they are.
         seed: fixes initialisation, batch order and choice of exemplars.
         encoders: what made the features, by modality (as in a store's card); kept with the learner.
 

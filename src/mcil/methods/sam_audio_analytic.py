@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mcil.errors import McilError
 from mcil.methods.acil import Acil
 from mcil.methods.acil_av import AcilAv
 from mcil.methods.base import METHODS, ClosedForm, GradientMethod
@@ -18,7 +17,7 @@ from mcil.methods.ranpac import RanPac
 from mcil.methods.slda import Slda
 from mcil.models import Network
 from mcil.models.analytic import AnalyticNet
-from mcil.models.guided import GuidedNet
+from mcil.models.guided import GuidedNet, check_guided
 from mcil.types import Modality, Step
 
 LEARNERS: dict[str, type[ClosedForm]] = {"acil-av": AcilAv, "acil": Acil, "slda": Slda, "ranpac": RanPac, "ncm": Ncm}
@@ -52,10 +51,7 @@ class SamAudioAnalytic(GradientMethod):
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width, and a dropout of everything."""
         super().__post_init__()
-        if self.width % self.heads:
-            raise McilError(f"option 'heads' must divide the width {self.width}, but it is {self.heads}")
-        if self.dropout >= 1:
-            raise McilError(f"option 'dropout' must be below 1, but it is {self.dropout}")
+        check_guided(self.width, self.heads, self.dropout)
 
     def network(self, channels: Mapping[str, int], classes: int, modality: Modality) -> Network:
         """Return a new network. Of one modality there is nothing to fuse."""

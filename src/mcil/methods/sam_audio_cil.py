@@ -15,7 +15,7 @@ from mcil.losses import attention_distillation, feature_distillation, separated_
 from mcil.methods.base import METHODS, ReplayMethod, teacher_of
 from mcil.models import AudioVisualNet, Network
 from mcil.models.classifiers import CosineClassifier
-from mcil.models.guided import GuidedNet, Positions
+from mcil.models.guided import GuidedNet, Positions, check_guided
 from mcil.types import Batch, Modality, Outputs, Step, Teacher
 
 Clips = Literal["all", "exemplars"]
@@ -82,10 +82,7 @@ class SamAudioCil(ReplayMethod):
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width, and a dropout of everything."""
         super().__post_init__()
-        if self.width % self.heads:
-            raise McilError(f"option 'heads' must divide the width {self.width}, but it is {self.heads}")
-        if self.dropout >= 1:
-            raise McilError(f"option 'dropout' must be below 1, but it is {self.dropout}")
+        check_guided(self.width, self.heads, self.dropout)
 
     @property
     def uses_teacher_attention(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mcil.models.attention import audio_guided_attention
 from mcil.models.closed_form_sums import FOLDS
-from mcil.models.tokens import mean_step, mean_token
+from mcil.models.tokens import mean_step, mean_token, present_unless_all
 from mcil.types import Modality
 
 Block = Literal["audio", "visual", "guided", "audio-random", "visual-random", "guided-random", "fused-random"]
@@ -25,14 +25,15 @@ _TINY = 1e-12
 class ClipFeatures(nn.Module):
     """Named blocks of float64 features of a clip, none of which depends on other clips.
 
-    - "audio", "visual": the sound, or the mean of its steps; the mean of the video's tokens. Absent ones do not count.
+    - "audio", "visual": the sound, or the mean of its steps; the mean of the video's tokens.
     - "guided": the tokens pooled by audio-guided attention with random projections, as AV-CIL's network does before
       it is trained (Pian et al., ICCV 2023, eq. 2 to 4).
     - "audio-random", "visual-random", "guided-random": relu(P n(x)) of these, with normal random P (width,D) / sqrt(D)
       and n(x) the vector x minus the mean, over the deviation, of its own numbers.
     - "fused-random": the same of n(audio) and n(visual) side by side, or of the one that is read.
 
-    Random projections are drawn from PyTorch's global generator when the features are made.
+    Absent steps and tokens do not count. Random projections are drawn from PyTorch's global generator when the features
+    are made.
 
     Args:
         channels: of "audio" and "visual" features, as far as there are any.
@@ -100,18 +101,16 @@ class ClipFeatures(nn.Module):
 
         Clips that share a sound share a fold: they are not independent, and to be judged by its own twin
         flatters any fit. The hash reads a clip's own bits, so no order or size of batches changes it; nor do absent
-        steps of a sound (B,T,D), which is hashed by the sums of its steps' bits.
+        tokens, or absent steps of a sound (B,T,D), which is hashed by the sums of its steps' bits.
         """
         name = next(iter(self.channels))
-        numbers = given[name] if name == "audio" else given[name].flatten(start_dim=1)
-        numbers = numbers[..., :: max(1, numbers.shape[-1] // _HASHED)]
-        # Adding 0 makes one of the two zeros that there are, the one without bits.
-        bits = (numbers.float() + 0.0).view(torch.int32)
-        bits = bits.sum(dim=1) if bits.ndim == 3 else bits.long()
-        generator = torch.Generator().manual_seed(0)
-        keys = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator).to(bits.device)
-        # Products and sum wrap around; the upper half of the result is well mixed.
-        return ((bits * (2 * keys + 1)).sum(dim=1) >> 32) % FOLDS
+        if name == "audio":
+            return _folds(given[name])
+        tokens, there = given[name], present_unless_all(given[name])
+        if there is None:
+            return _folds(tokens.flatten(start_dim=1))
+        # Clips have different numbers of tokens.
+        return torch.cat([_folds(clip[own].reshape(1, -1)) for clip, own in zip(tokens, there, strict=True)])
 
     def _vectors(self, name: str, clips: Tensor) -> Tensor:
         """Return a vector (B,D) a clip: the sound or the mean of its steps, or the mean token."""
@@ -125,7 +124,7 @@ class ClipFeatures(nn.Module):
         tokens = visual.double()
         sound = torch.tanh(_normalised(audio) @ self.get_buffer("attention_audio"))
         look = torch.tanh(_normalised(tokens) @ self.get_buffer("attention_visual"))
-        return audio_guided_attention(sound, look, tokens).pooled
+        return audio_guided_attention(sound, look, tokens, present_unless_all(visual)).pooled
 
     def _channels(self, names: set[str]) -> int:
         return sum(self.channels[name] for name in names)
@@ -138,6 +137,18 @@ class ClipFeatures(nn.Module):
 def _normalised(vectors: Tensor) -> Tensor:
     """Return vectors (...,D) minus their own mean, over their own deviation."""
     return F.layer_norm(vectors, vectors.shape[-1:], eps=_TINY)
+
+
+def _folds(numbers: Tensor) -> Tensor:
+    """Return the fold (B,) of each row of numbers (B,n), or of the sums of the bits of several (B,T,n)."""
+    numbers = numbers[..., :: max(1, numbers.shape[-1] // _HASHED)]
+    # Adding 0 makes one of the two zeros that there are, the one without bits.
+    bits = (numbers.float() + 0.0).view(torch.int32)
+    bits = bits.sum(dim=1) if bits.ndim == 3 else bits.long()
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator).to(bits.device)
+    # Products and sum wrap around; the upper half of the result is well mixed.
+    return ((bits * (2 * keys + 1)).sum(dim=1) >> 32) % FOLDS
 
 
 def _projection(block: Block) -> str:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcil.models.attention import softmax
+from mcil.errors import McilError
+from mcil.models.attention import masked_softmax
 from mcil.models.base import Network
 from mcil.models.classifiers import CosineClassifier, LinearClassifier
 from mcil.models.tokens import present, unit
@@ -257,6 +258,18 @@ class Place(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.weight.dtype) @ self.weight
 
 
+def check_guided(width: int, heads: int, dropout: float) -> None:
+    """Check the options of a method that makes a guided network.
+
+    Raises:
+        McilError: the heads do not divide the width, or everything would be dropped.
+    """
+    if width % heads:
+        raise McilError(f"option 'heads' must divide the width {width}, but it is {heads}")
+    if dropout >= 1:
+        raise McilError(f"option 'dropout' must be below 1, but it is {dropout}")
+
+
 def places(count: int, device: torch.device) -> Tensor:
     """Return the centres (count) of equal parts of the line from 0 to 1."""
     return (torch.arange(count, device=device) + 0.5) / count
@@ -301,13 +314,6 @@ def masked_mean(values: Tensor, there: Tensor, dim: int) -> Tensor:
     weights = there / there.sum(dim=dim, keepdim=True).clamp_min(1)
     # As a product of matrices nothing of the size of the values is made in between.
     return (weights.to(values.dtype).movedim(dim, -1)[..., None, :] @ values.movedim(dim, -2)).squeeze(-2)
-
-
-def masked_softmax(scores: Tensor, there: Tensor, dim: int) -> Tensor:
-    """Return the softmax of what is ``there``, in float32 at least, and 0 elsewhere; all 0 where nothing is."""
-    lowest = torch.finfo(torch.promote_types(scores.dtype, torch.float32)).min
-    widened = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~there, lowest)
-    return softmax(widened, dim).masked_fill(~there, 0.0)
 
 
 def normalised(tokens: Tensor) -> Tensor:

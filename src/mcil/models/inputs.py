@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcil.errors import McilError
-from mcil.models.tokens import present
+from mcil.models.tokens import present_unless_all
 
 Normalize = Literal["first-task", "none"]
 
@@ -103,20 +103,9 @@ class InputScaler(nn.Module):
             return features
         # Type promotion widens while it subtracts: no float32 copy of the stored features comes first.
         scaled = (features - self.get_buffer(f"{name}_mean")).mul_(self.get_buffer(f"{name}_scale")).float()
-        if self.normalize != "none" and (absent := _absent(features)) is not None:
-            scaled.masked_fill_(absent[..., None], 0)
+        if self.normalize != "none" and (there := present_unless_all(features)) is not None:
+            scaled.masked_fill_(~there[..., None], 0)
         return scaled
-
-
-def _absent(features: Tensor) -> Tensor | None:
-    """Return which tokens of features (N,...,D) are absent, bool (N,...); None where all are there."""
-    if features.ndim == 2 or (features.ndim == 4 and features.shape[1:3] == (1, 1)):
-        return None
-    # One channel of all tokens is read first: those that are absent begin with 0, and others hardly ever do.
-    maybe = features[..., 0] == 0
-    absent = maybe.clone()
-    absent[maybe] = ~present(features[maybe])
-    return absent if absent.any() else None
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,8 +119,8 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     clips = max(1, _CHUNK // features[0].numel())
     for start in range(0, len(features), clips):
         chunk = features[start : start + clips]
-        absent = _absent(chunk)
-        rows = (chunk.reshape(-1, channels) if absent is None else chunk[~absent]).float()
+        there = present_unless_all(chunk)
+        rows = (chunk.reshape(-1, channels) if there is None else chunk[there]).float()
         if not len(rows):
             continue
         variance, centre = (value.cpu().double() for value in torch.var_mean(rows, dim=0, correction=0))

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mcil.errors import McilError
+from mcil.models.attention import masked_softmax
 from mcil.models.closed_form import UNSEEN, ClosedFormNet, Scores
 from mcil.models.closed_form_features import ClipFeatures
 from mcil.models.closed_form_gaussian import DiscriminantNet
 from mcil.models.closed_form_sums import Sums
-from mcil.models.guided import masked_softmax
 from mcil.models.tokens import present
 from mcil.types import Modality, Outputs
 
@@ -55,9 +55,10 @@ class InstanceNet(ClosedFormNet):
         z_c = sound_c + log mean_n p(c | t_n)
 
     with sound_c the log posterior of linear discriminant analysis of the sound: the product of what both say. A clip
-    without any token is scored by its sound, and a class that never had one looks like the mean of all. The
-    attention is the probability that a token is the sounding one: sum_c softmax(z)_c w_n given c. Multiple-instance
-    learning after Dietterich et al. 1997, by expectation-maximisation (Dempster et al. 1977); the form is ours.
+    without any token is scored by its sound, one whose sound has steps but none that is there by its tokens, and a
+    class that never had one or the other looks, or sounds, like the mean of all. The attention is the probability that
+    a token is the sounding one: sum_c softmax(z)_c w_n given c. Multiple-instance learning after Dietterich et al.
+    1997, by expectation-maximisation (Dempster et al. 1977); the form is ours.
 
     Args:
         channels: of "audio" and "visual" features.
@@ -121,7 +122,10 @@ class InstanceNet(ClosedFormNet):
 
     @torch.no_grad()
     def observe(self, audio: Tensor | None, visual: Tensor | None, labels: Tensor) -> None:
-        """Add clips to the sums of sounds; their tokens are kept until :meth:`solve`."""
+        """Add clips to the sums of sounds; their tokens are kept until :meth:`solve`.
+
+        Sounds (B,D_a) or (B,T,D_a), pictures (B,L,S,D_v), labels (B,). See :meth:`ClosedFormNet.observe`.
+        """
         given = {name: clips for name, clips in (("audio", audio), ("visual", visual)) if clips is not None}
         missing = [name for name in self.channels if name not in given]
         if missing:
@@ -130,7 +134,8 @@ class InstanceNet(ClosedFormNet):
         if tokens is not None and not all(tokens[rows].isfinite().all() for rows in self._chunks(tokens)):
             raise McilError("the features of the clips to learn from are not all finite; extract them again")
         if self.sound is not None:
-            self.sound.observe(audio, None, labels)
+            heard = _heard(given["audio"])
+            self.sound.observe(given["audio"][heard], None, labels[heard])
         if tokens is not None:
             self._task.append((tokens, labels))
 
@@ -141,12 +146,12 @@ class InstanceNet(ClosedFormNet):
         Raises:
             ValueError: nothing was observed.
         """
-        if self.sound is not None:
+        if "visual" in self.channels and not self._task and not self.clips.any():
+            raise ValueError("no clip was observed: there is nothing to solve")
+        if self.sound is not None and ("visual" not in self.channels or self.sound.sums.count.any()):
             self.sound.solve()
         if "visual" not in self.channels:
             return
-        if not self._task and not self.clips.any():
-            raise ValueError("no clip was observed: there is nothing to solve")
         for tokens, labels in self._task:
             for rows in self._chunks(tokens):
                 self.everything[:-1] += tokens[rows].double().sum(dim=(0, 1))
@@ -210,10 +215,16 @@ class InstanceNet(ClosedFormNet):
     def forward(
         self, audio: Tensor | None = None, visual: Tensor | None = None, need_attention: bool = False
     ) -> Outputs:
-        """Score clips by what is given of them. There is attention where sound and picture are read."""
+        """Score clips by what is given of them: sounds (B,D_a) or (B,T,D_a), pictures (B,L,S,D_v).
+
+        Logits are (B,C). Where sound and picture are read there is attention, spatial (B,L,S,1), temporal (B,L,1).
+
+        Raises:
+            ValueError: nothing that the network reads is given, or it has another shape.
+        """
         heard, scores = None, None
         if self.sound is not None and audio is not None:
-            scores = heard = self.sound(audio, None).logits.double()
+            scores = heard = self._hear(self.sound, audio)
         maps, needs_maps = None, need_attention and self.sound is not None
         if "visual" in self.channels and visual is not None:
             tokens = self._tokens(visual)
@@ -234,6 +245,13 @@ class InstanceNet(ClosedFormNet):
         return outputs._replace(
             spatial_attention=spatial[..., None].float(), temporal_attention=temporal[..., None].float()
         )
+
+    def _hear(self, sound: SoundNet, audio: Tensor) -> Tensor:
+        """Return the log posterior (N,C), up to a constant, of sounds: 0 where there is none, or none to compare."""
+        scores: Tensor = sound(audio, None).logits.double()
+        unheard = ~sound.sums.count.any(dim=0)
+        seen = (self.clips > 0) | ~unheard
+        return torch.where(seen & (unheard | ~_heard(audio)[:, None]), 0.0, scores)
 
     def _look(self, tokens: Tensor, heard: Tensor | None, needs_maps: bool) -> tuple[Tensor, Tensor]:
         """Return the scores (N,C) of clips by their tokens (N,S,D), and by their sound where it is heard (N,C).
@@ -263,6 +281,11 @@ class InstanceNet(ClosedFormNet):
         if visual.ndim != 4 or visual.shape[-1] != self.channels["visual"]:
             raise ValueError(f"visual must be (B,L,S,D) with D = {self.channels['visual']}, not {tuple(visual.shape)}")
         return visual.flatten(1, 2)
+
+
+def _heard(audio: Tensor) -> Tensor:
+    """Return which clips have a sound (N,): a vector each (N,D), or a step (N,T,D) that is there."""
+    return present(audio).any(dim=1) if audio.ndim == 3 else audio.new_ones(len(audio), dtype=torch.bool)
 
 
 def _even(there: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mcil.models.attention import Attended, audio_guided_attention
 from mcil.models.base import Network
 from mcil.models.classifiers import CosineClassifier, LinearClassifier, ProxyClassifier
-from mcil.models.tokens import mean_step, unit
+from mcil.models.tokens import mean_step, mean_token, present_unless_all, unit
 from mcil.types import Modality, Outputs
 
 
@@ -17,7 +17,8 @@ class AudioVisualNet(Network):
 
     Audio-visual: audio-guided attention pools the tokens, and the rectified projections of both are added up.
     One modality: the rectified projection of the audio, or of the mean of all tokens. A sound of several steps is
-    read as the mean of those that it has. Source: Pian et al., ICCV 2023, eq. 2 to 5.
+    read as the mean of those that it has, and tokens that a clip does not have are left out. Source: Pian et al.,
+    ICCV 2023, eq. 2 to 5.
 
     Args:
         width: D, the width of the features that the network computes; that of the visual tokens where it reads
@@ -73,7 +74,7 @@ class AudioVisualNet(Network):
             return self.fuse(audio=self._sound(audio))
         tokens = self._checked("visual", visual, (4,))
         if self.modality == "visual":
-            return self.fuse(pooled=tokens.mean(dim=(1, 2)))
+            return self.fuse(pooled=mean_token(tokens))
         sound = self._sound(audio)
         attended = self._attend(sound, tokens)
         outputs = self.fuse(sound, attended.pooled)
@@ -117,9 +118,8 @@ class AudioVisualNet(Network):
         if tokens.shape[1:3] == (1, 1):
             whole = torch.ones_like(tokens)
             return Attended(tokens[:, 0, 0], whole, whole[:, 0])
-        return audio_guided_attention(
-            torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens)), tokens
-        )
+        asking, asked = torch.tanh(self.attn_audio_proj(sound)), torch.tanh(self.attn_visual_proj(tokens))
+        return audio_guided_attention(asking, asked, tokens, present_unless_all(tokens))
 
     def _sound(self, audio: Tensor | None) -> Tensor:
         return mean_step(self._checked("audio", audio, (2, 3)))

@@ -12,6 +12,20 @@ def present(tokens: Tensor) -> Tensor:
     return tokens.any(dim=-1)
 
 
+def present_unless_all(features: Tensor) -> Tensor | None:
+    """Return which tokens of features (N,...,D) are there, bool (N,...); None where all are, which is cheap to see.
+
+    A vector each, (N,D) or pictures (N,1,1,D), is no token: it is there even if all of its numbers are 0.
+    """
+    if features.ndim == 2 or (features.ndim == 4 and features.shape[1:3] == (1, 1)):
+        return None
+    # One channel of all tokens is read first: those that are absent begin with 0, and others hardly ever do.
+    maybe = features[..., 0] == 0
+    there = ~maybe
+    there[maybe] = present(features[maybe])
+    return None if there.all() else there
+
+
 def mean_step(audio: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return a sound as one vector (B,D): itself, or the mean of the steps that it has where it is (B,T,D).
 
@@ -28,9 +42,11 @@ def mean_token(visual: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     Computed in ``dtype``, in that of the tokens where None.
     """
-    mean = visual.mean(dim=(1, 2), dtype=dtype)
-    count = present(visual).sum(dim=(1, 2))[:, None].clamp_min(1).to(mean.dtype)
-    # Times exactly 1 where none is absent.
+    mean, there = visual.mean(dim=(1, 2), dtype=dtype), present_unless_all(visual)
+    if there is None:
+        return mean
+    count = there.sum(dim=(1, 2))[:, None].clamp_min(1).to(mean.dtype)
+    # Times exactly 1 for clips of which none is absent.
     return mean * (visual.shape[1] * visual.shape[2] / count)
 
 

@@ -18,7 +18,7 @@ from mcil.models.closed_form import ClosedFormNet
 from mcil.models.figures import View, view_figures
 from mcil.models.fusion import AdaptiveFusion, Concatenation, Fused, Sum
 from mcil.models.mixture import TowerAdapters
-from mcil.models.tokens import mean_step
+from mcil.models.tokens import mean_step, present_unless_all
 from mcil.types import Batch, Modality, Outputs
 
 Fusion = AdaptiveFusion | Concatenation | Sum
@@ -33,6 +33,8 @@ NO_EMBEDDING = (
 
 class StoredTower(Tower):
     """The short tower of features that an encoder computed: a place for adapters, and a projection where one is wanted.
+
+    Absent tokens are left out of every mean. A clip without any is one of a vector of zeros, as a missing modality is.
 
     Args:
         channels: of the features (B,D) or (B,L,S,D), which are taken as tokens; of sounds (B,T,D) the mean step is.
@@ -59,10 +61,21 @@ class StoredTower(Tower):
 
     def above(self, hidden: Tensor, place: int, adapt: Adapt | None = None) -> Tensor:
         """Return the projected mean of the tokens."""
+        mean = self.mean(hidden)
         if adapt is not None:
-            hidden = hidden + adapt(0, hidden, hidden.mean(dim=1))
-        embedding: Tensor = self.projection(hidden.mean(dim=1))
+            mean = self.mean(hidden, hidden + adapt(0, hidden, mean))
+        embedding: Tensor = self.projection(mean)
         return embedding
+
+    def mean(self, hidden: Tensor, values: Tensor | None = None) -> Tensor:
+        """Return the mean (B,D) of the tokens (B,T,D) that are there, or of the ``values`` (B,T,D) in their place."""
+        values, there = hidden if values is None else values, present_unless_all(hidden)
+        if there is None:
+            return values.mean(dim=1)
+        there = there | ~there.any(dim=1, keepdim=True)
+        count = there.sum(dim=1, keepdim=True).to(values.dtype)
+        # Times exactly 1 for clips of which none is absent.
+        return values.masked_fill(~there[..., None], 0).mean(dim=1) * (values.shape[1] / count)
 
 
 class TrimodalNet(Network):
@@ -306,7 +319,7 @@ class TrimodalNet(Network):
         for name, hidden in lower.items():
             tower = self._tower(name)
             if isinstance(tower, StoredTower):
-                frozen = hidden.mean(dim=1)
+                frozen = tower.mean(hidden)
             else:
                 frozen = tower.above(hidden, self._first(name)).float()
             found[name] = frozen[:, None, None] if name == "visual" else frozen
