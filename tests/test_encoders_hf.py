@@ -154,11 +154,13 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clips: a second of noisy pictures, with a sound as long, and with one of 0.4 seconds."""
+    """Two clips of noisy pictures with a sound: of a second, and of 0.4 seconds."""
     folder = tmp_path_factory.mktemp("media")
     rng = np.random.default_rng(0)
     for name, seconds in (("long", 1.0), ("short", 0.4)):
-        frames = rng.integers(0, 256, (10, 6, 8, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+        frames = (
+            rng.integers(0, 256, (round(10 * seconds), 6, 8, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+        )
         write_video(folder / f"{name}.mp4", frames)
         write_wave(folder / f"{name}.wav", rng.normal(0, 0.2, int(seconds * 16000)).astype(np.float32), 16000)
     records = [

@@ -138,10 +138,10 @@ def write_sound_state(folder: Path, state, config) -> Path:
 
 
 def write_clip(path: Path, seed: int, seconds=1.0, sound=True) -> Path:
-    """Write an mp4 of 8 frames of noise around one colour and, if ``sound``, a tone; both are of the seed."""
+    """Write an mp4 of 8 frames a second of noise around one colour and, if ``sound``, a tone; both are of the seed."""
     random = np.random.default_rng(seed)
     colour, frequency = random.integers(40, 215, 3), random.uniform(200, 2000)
-    frames = np.clip(colour + random.normal(0, 20, (8, 32, 48, 3)), 0, 255).astype(np.uint8)
+    frames = np.clip(colour + random.normal(0, 20, (max(1, round(8 * seconds)), 32, 48, 3)), 0, 255).astype(np.uint8)
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("mpeg4", rate=8)
         video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
@@ -162,7 +162,7 @@ def write_clip(path: Path, seed: int, seconds=1.0, sound=True) -> Path:
 
 
 def make_store(root: Path, encoders) -> FeatureStore:
-    """Extract a store of 4 classes of 4 clips of real mp4 files: the last clip of each class has a shorter sound."""
+    """Extract a store of 4 classes of 4 clips of real mp4 files: the last clip of each class is shorter."""
     records = []
     for number in range(16):
         name = f"{number}.mp4"

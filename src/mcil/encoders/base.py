@@ -42,7 +42,7 @@ class Encoder(ABC):
 
         Keys: ``name``, ``modality``, ``revision``, ``licence``, ``options`` (of the factory), ``preprocessing``,
         ``shape``; visual encoders also give ``grid`` ([rows, columns] of the S patches, row-major) and ``view``
-        ("full", or "centre" for the square centre crop).
+        ("full", or "centre" for the square centre crop), and ``seconds`` where frames are of that beginning of a clip.
         """
 
     @abstractmethod

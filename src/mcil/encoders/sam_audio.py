@@ -204,6 +204,7 @@ class SamAudioPictures(DenseVisual):
         visual: str,
         tower: PeTower,
         frames: int,
+        seconds: float,
         grid: int | None,
         device: Device,
         options: dict[str, Any],
@@ -211,9 +212,8 @@ class SamAudioPictures(DenseVisual):
         self.weights, self.visual = weights, visual
         cells, width = (tower.size // tower.patch, tower.width) if visual == "V1" else (1, tower.embed)
         pixels = Pixels(tower.size, "squash", HALF, HALF)
-        super().__init__(
-            origin, pixels, frames, (cells, cells), grid if visual == "V1" else None, width, device, options
-        )
+        pooled = grid if visual == "V1" else None
+        super().__init__(origin, pixels, frames, seconds, (cells, cells), pooled, width, device, options)
 
     def load(self) -> nn.Module:
         """See :meth:`LazyTower.load`."""
@@ -255,7 +255,7 @@ def sam_audio(
         layer: of A2: the block, from 1 (or from -1, the last); the middle one where null.
         time: of A2: of the flow, from 0 (noise) to 1 (separated sound).
         steps: tokens of a sound.
-        seconds: that are read of a sound.
+        seconds: that are read of a clip, of both its sound and its pictures.
         visual: "V0" one embedding a moment, "V1" patch tokens.
         frames: moments of a clip.
         grid: rows and columns that patches are pooled to; all where null.
@@ -301,7 +301,8 @@ def sam_audio(
             )
         )
     if only != "audio":
-        options = {"only": "visual", **common, "visual": visual, "frames": frames, "grid": grid}
+        options = {"only": "visual", **common, "visual": visual, "frames": frames}
+        options |= {"seconds": seconds, "grid": grid}
         tower = plan_tower(where, state)
-        made.append(SamAudioPictures(found, origin(visual), visual, tower, frames, grid, device, options))
+        made.append(SamAudioPictures(found, origin(visual), visual, tower, frames, seconds, grid, device, options))
     return made

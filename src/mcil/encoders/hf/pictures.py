@@ -75,7 +75,7 @@ class HfVisual(DenseVisual):
         source: the model.
         licence: of its weights.
         frames: moments that are read; None for 8 pictures, or as many as a video model was made for.
-        grid, layers, device, options: see :class:`DenseVisual` and :func:`chosen_layers`.
+        seconds, grid, layers, device, options: see :class:`DenseVisual` and :func:`chosen_layers`.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class HfVisual(DenseVisual):
         source: Source,
         licence: str,
         frames: int | None,
+        seconds: float,
         grid: int | None,
         layers: list[int] | None,
         device: Device,
@@ -107,7 +108,7 @@ class HfVisual(DenseVisual):
         width = sum(widths[block - 1] or 0 for block in self.blocks)
         says = f"patch tokens of block {', '.join(map(str, self.blocks))} of {self.depth}"
         origin = Origin(source.name, str(options["weights"]), source.weights.revision, licence, says)
-        super().__init__(origin, pixels, frames, native, grid, width, device, options, moments, video)
+        super().__init__(origin, pixels, frames, seconds, native, grid, width, device, options, moments, video)
         self.weights = source.weights
 
     def load(self) -> nn.Module:

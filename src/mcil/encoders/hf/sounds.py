@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcil.encoders.base import Device, Floats
-from mcil.encoders.dense import DenseAudio, Origin, chosen_layers
+from mcil.encoders.dense import DenseAudio, Origin, check_seconds, chosen_layers
 from mcil.encoders.hf.model import CLAP, UNFIT, Source, input_name, load, read_source, sketch, states, stored_settings
 from mcil.errors import McilError
 
@@ -99,8 +99,7 @@ class HfAudio(DenseAudio):
         options: dict[str, Any],
     ) -> None:
         listen = Listener(source)
-        if not seconds * listen.rate >= 1 or seconds > 3600:
-            raise McilError(f"{source.name}: seconds must be above 0, and at most 3600")
+        check_seconds(source.name, seconds, listen.rate)
         if listen.window is not None and seconds * listen.rate > listen.window:
             most = listen.window / listen.rate
             raise McilError(f"{source.name}: seconds must be at most {most:g}, which is what this model reads")
