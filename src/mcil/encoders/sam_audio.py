@@ -22,7 +22,7 @@ from mcil.encoders.codec import encode_whole_hops, outputs_of
 from mcil.encoders.dense import DenseAudio, DenseVisual, Origin, Pixels, chosen_layers
 from mcil.encoders.pe import PeTower, plan_tower
 from mcil.encoders.weights import UNREADABLE, Weights, find_weights, quiet, read_state
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 LICENCE = "weights: SAM License (Meta, 19 November 2025; publications acknowledge SAM Materials)"
 HUB = "facebook/sam-audio-base"
@@ -73,10 +73,9 @@ def sam_audio_from_folder(folder: Path) -> Any:
                 span_predictor=None,
             )
     except (*UNREADABLE, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise McilError(
-            f"sam-audio: the package sam_audio cannot build a model of {folder} ({reason}); it fetches t5-base from "
-            "the hub once: see that `hf download t5-base` has been run, and that the folder is a whole download"
+            f"sam-audio: the package sam_audio cannot build a model of {folder} ({reason(error)}); it fetches t5-base "
+            "from the hub once: see that `hf download t5-base` has been run, and that the folder is a whole download"
         ) from error
 
 
@@ -84,8 +83,9 @@ def _package() -> Any:
     try:
         package = import_module("sam_audio")
     except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise McilError(f"sam-audio: the package sam_audio cannot be imported ({reason}); it needs {HOW}") from error
+        raise McilError(
+            f"sam-audio: the package sam_audio cannot be imported ({reason(error)}); it needs {HOW}"
+        ) from error
     if not hasattr(package, "SAMAudio"):
         raise McilError(f"sam-audio: the package sam_audio has no SAMAudio: remove it (pip uninstall) and run {HOW}")
     return package.SAMAudio

@@ -25,7 +25,7 @@ from mcil.encoders.hf.model import (
     stored_settings,
 )
 from mcil.encoders.pictures import Resample
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -206,8 +206,7 @@ def _measure(
             inputs = picture_inputs(source, torch.empty(shape, device="meta"))
             found = [tuple(state.shape) for state in states(source, sketch(source), inputs, several=True)]
     except UNFIT as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise source.fail(f"which gives no tokens for {frames} pictures of {side} pixels ({reason})") from error
+        raise source.fail(f"which gives no tokens for {frames} pictures of {side} pixels ({reason(error)})") from error
     last = found[-1]
     if len(last) == 4:
         return (last[2], last[3]), [shape[1] if shape[2:] == last[2:] else None for shape in found]
