@@ -97,7 +97,7 @@ def test_cached_weights_make_do_without_what_cannot_be_fetched(cache, monkeypatc
 
 def test_weights_that_are_neither_a_folder_nor_on_the_hub(cache, monkeypatch):
     serve(monkeypatch, cached(cache), error=LocalEntryNotFoundError)
-    with pytest.raises(McilError, match="there is no folder w/nothere, and no weights of that name"):
+    with pytest.raises(McilError, match="there is no folder w/nothere, no weights of that name"):
         find_weights("x", "w/nothere", None)
 
 

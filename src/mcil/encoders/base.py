@@ -22,7 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 class Encoder(ABC):
     """Turns a clip into one array of known shape: ``prepare`` in worker processes, ``encode`` in the main one.
 
-    An encoder pickles cheaply: it holds options and paths, and loads weights on the first ``encode``.
+    An encoder pickles cheaply: it holds options and paths, and loads weights on the first ``encode``. A token of (T,D)
+    or (L,S,D) that is there must not be all zeros, which is how one that a clip does not have is stored.
 
     Attributes:
         name: the name it is registered under; ``ENCODERS[name](**card()["options"])`` builds it again.

@@ -95,9 +95,9 @@ def _from_hub(
                 found = path if name in formats else found
     except (OSError, HFValidationError) as error:
         raise McilError(
-            f"{encoder}: there is no folder {weights}, and no weights of that name are on this machine or to be had "
-            f"from the hub ({reason(error)}); where there is a network run `hf download {weights} --local-dir FOLDER`, "
-            "and give weights=FOLDER"
+            f"{encoder}: there is no folder {weights}, no weights of that name are on this machine, and they cannot be "
+            f"had from the hub ({reason(error)}); where there is a network run `hf download {weights} --local-dir "
+            "FOLDER`, and give weights=FOLDER"
         ) from error
     if found is None:
         raise McilError(f"{encoder}: '{weights}' on the hub {_lacks(formats)}; choose another name")
