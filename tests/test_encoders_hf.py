@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from command import refusal
 from mcil.data.extraction import extract
 from mcil.data.manifest import write_manifest
 from mcil.encoders import ENCODERS, create_encoders
@@ -154,11 +155,13 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clips: a second of noisy pictures, with a sound as long, and with one of 0.4 seconds."""
+    """Two clips of noisy pictures with a sound: of a second, and of 0.4 seconds."""
     folder = tmp_path_factory.mktemp("media")
     rng = np.random.default_rng(0)
     for name, seconds in (("long", 1.0), ("short", 0.4)):
-        frames = rng.integers(0, 256, (10, 6, 8, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+        frames = (
+            rng.integers(0, 256, (round(10 * seconds), 6, 8, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+        )
         write_video(folder / f"{name}.mp4", frames)
         write_wave(folder / f"{name}.wav", rng.normal(0, 0.2, int(seconds * 16000)).astype(np.float32), 16000)
     records = [
@@ -424,6 +427,34 @@ def test_senseless_options_are_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ast", {"seconds": "1.0e-9"}, "ast: seconds must be above 0"),
+        ("speech", {"seconds": ".inf"}, "hf: seconds must be above 0"),
+        ("speech", {"seconds": ".nan"}, "hf: seconds must be above 0"),
+        ("speech", {"seconds": "1.0e7"}, "at most 3600"),
+        ("clap", {"seconds": "1.0", "steps": "100000000"}, "at most 100000"),
+        ("dinov2", {"seconds": "-1"}, "dinov2: seconds must be above 0"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be_read_before_it_writes(
+    name: str,
+    options: dict[str, str],
+    message: str,
+    heard: dict[str, Path],
+    seen: dict[str, Path],
+    media: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    called, weights = ("hf" if name == "speech" else name), {**heard, **seen}[name]
+    given = ", ".join(f"{option}: {value}" for option, value in {"weights": str(weights), **options}.items())
+    line = refusal(f"extract {media / 'manifest.csv'} --encoders '{{{called}: {{{given}}}}}' --out s --jobs 1")
+    assert message in line
+
+
 # folders
 
 
@@ -451,6 +482,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "other type": (
         lambda folder: (folder / "config.json").write_text('{"model_type": "vit"}'),
         "of type 'vit', not dinov2 or .*write 'hf:",
+    ),
+    "typed": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "dinov2", "hidden_size": "wide"}'),
+        "lacks a readable config.json",
     ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds neither"),
     "cut weights": (

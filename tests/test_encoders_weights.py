@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from mcil.encoders.weights import find_weights, pick_device
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -44,6 +44,7 @@ def serve(monkeypatch, snapshot: Path, *names: str, error: type[Exception] | Non
     asked = []
 
     def download(repository, name, revision=None):
+        assert revision in (None, "other", COMMIT)
         asked.append(name)
         if error:
             raise error("no network\nand a second line")
@@ -71,6 +72,38 @@ def test_a_repository_without_weights_is_named(cache, monkeypatch):
     serve(monkeypatch, cached(cache), "config.json")
     with pytest.raises(McilError, match="'owner/name' on the hub holds neither"):
         find_weights("x", "owner/name", None)
+    with pytest.raises(McilError, match=r"'owner/name' on the hub holds no a\.pt; "):
+        find_weights("x", "owner/name", None, formats=("a.pt",))
+
+
+def test_what_is_missing_beside_cached_weights_is_fetched_of_the_same_commit(cache, monkeypatch):
+    snapshot = cached(cache, "config.json", "model.safetensors")
+    asked = serve(monkeypatch, snapshot, "preprocessor_config.json")
+    companions = ("config.json", "README.md", "preprocessor_config.json")
+    assert find_weights("x", "owner/name", None, companions).file == snapshot / "model.safetensors"
+    assert asked == ["README.md", "preprocessor_config.json"]
+    assert (snapshot / "preprocessor_config.json").is_file()
+    find_weights("x", "owner/name", None, companions)
+    assert asked[2:] == ["README.md"], "what is in the cache is asked of nobody"
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError, ConnectionError])
+def test_cached_weights_make_do_without_what_cannot_be_fetched(cache, monkeypatch, error):
+    snapshot = cached(cache, "model.safetensors")
+    asked = serve(monkeypatch, snapshot, error=error)
+    found = find_weights("x", "owner/name", None, ("config.json", "README.md"))
+    assert (found.file, asked) == (snapshot / "model.safetensors", ["config.json"])
+
+
+def test_weights_that_are_neither_a_folder_nor_on_the_hub(cache, monkeypatch):
+    serve(monkeypatch, cached(cache), error=LocalEntryNotFoundError)
+    with pytest.raises(McilError, match="there is no folder w/nothere, no weights of that name"):
+        find_weights("x", "w/nothere", None)
+
+
+def test_a_reason_is_one_line_or_the_name_of_the_error():
+    assert reason(ValueError("\n first\nsecond")) == "first"
+    assert reason(OSError("  ")) == reason(OSError()) == "OSError"
 
 
 def test_no_network_is_one_line(cache, monkeypatch):

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mcil.data.extraction import extract
 from mcil.data.manifest import write_manifest
-from mcil.data.store import FeatureStore
 from mcil.encoders import ENCODERS, Encoder
+from mcil.encoders.weights import TorchEncoder
 from mcil.errors import McilError
 from mcil.files import sha256
 from mcil.media import Clip
@@ -243,12 +243,67 @@ def test_wishes_that_do_not_fit(tmp_path: Path) -> None:
         extract(tmp_path / "m.csv", tmp_path / "t", [Loudness()], jobs=1)
 
 
+class Long(Loudness):
+    """What was read of a clip takes 100 MB; its first byte is the clip's number."""
+
+    shape = (1,)
+
+    def prepare(self, clip: Clip) -> np.ndarray:
+        array = np.zeros(100_000_000, np.uint8)
+        array[0] = int(clip.record.id[1:])
+        return array
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        assert prepared.nbytes <= 256 * 2**20
+        return prepared[:, :1].astype(np.float32)
+
+
+def test_long_sounds_are_encoded_before_they_fill_the_memory(tmp_path: Path) -> None:
+    store = extract(make_data(tmp_path / "data", 7), tmp_path / "s", [Long()], jobs=1)
+    assert store.read("audio", np.arange(7))[:, 0].tolist() == [0, 1, 2, 3, 4, 0, 6]
+
+
+class Unloadable(TorchEncoder):
+    """Its weights cannot be read, which only shows once they are loaded."""
+
+    name = "unloadable"
+    modality = "audio"
+    shape = (2,)
+
+    def card(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def prepare(self, clip: Clip) -> np.ndarray:
+        raise AssertionError("a clip is decoded")
+
+    def encode(self, prepared: np.ndarray) -> np.ndarray:
+        raise AssertionError("a clip is encoded")
+
+    def load(self) -> torch.nn.Module:
+        raise McilError("these weights cannot be read")
+
+
+def test_devices_and_weights_are_looked_at_before_clips_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    manifest = make_data(tmp_path / "data")
+    for device, message in (("cpu", "these weights"), ("cuda", "unloadable: device cuda was asked for")):
+        with pytest.raises(McilError, match=message):
+            extract(manifest, tmp_path / "s", [Unloadable(device)], jobs=1)
+        assert not (tmp_path / "s").exists()
+    (tmp_path / "s").mkdir()
+    with pytest.raises(McilError, match="these weights"):
+        extract(manifest, tmp_path / "s", [Unloadable("cpu")], jobs=1)
+    assert (tmp_path / "s").is_dir()
+    assert extract(manifest, tmp_path / "s", [Loudness()], jobs=1).read("audio", [1]).any(), "the folder can be used"
+
+
 def test_a_worker_that_is_killed_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(McilError, match="a worker process ended unexpectedly") as error:
         extract(make_data(tmp_path / "data"), tmp_path / "s", [Deadly()], jobs=2)
     assert "\n" not in str(error.value)
-    with pytest.raises(McilError, match="not finished"):
-        FeatureStore(tmp_path / "s")
+    assert not (tmp_path / "s").exists(), "nothing was finished"
 
 
 SCRIPT = """

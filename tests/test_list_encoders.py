@@ -88,7 +88,7 @@ def test_the_example_encoder_stands_in_the_page_and_fills_a_store(tmp_path: Path
         "values = store.read('visual', list(range(4)))\n"
         "assert values.shape == (4, 4, 64, 3), values.shape\n"
         "for number in range(4):\n"
-        "    assert (values[number].float() - 60 * number / 255).abs().max() < 1e-3\n"
+        "    assert (values[number].float() + 1 - 120 * number / 255).abs().max() < 1e-3\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "docs" / "examples"), str(ROOT / "src")])}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)

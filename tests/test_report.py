@@ -487,6 +487,8 @@ def test_likeness_is_the_correlation_of_the_patterns(tmp_path: Path) -> None:
 def test_frame_times_follow_the_card() -> None:
     assert frame_times({}, 4, 2.0).tolist() == [0.25, 0.75, 1.25, 1.75]
     assert frame_times({"frame_fractions": [0.0, 0.5]}, 2, 3.0).tolist() == [0.0, 1.5]
+    assert frame_times({"seconds": 10.0}, 2, 20.0).tolist() == [2.5, 7.5]
+    assert frame_times({"seconds": 10.0}, 2, 4.0).tolist() == [1.0, 3.0]
 
 
 def test_what_the_spread_does_not_set_apart_from_the_best_is_bold_too(tmp_path: Path) -> None:

@@ -20,10 +20,9 @@ from transformers import (
     ViTConfig,
 )
 
-from mcil.data.extraction import extract
+from command import call
 from mcil.data.manifest import write_manifest
 from mcil.data.store import FeatureStore
-from mcil.encoders import create_encoders
 from mcil.encoders.pe import PeTower
 from mcil.learner import Learner
 from mcil.training import TrainingOptions
@@ -138,10 +137,10 @@ def write_sound_state(folder: Path, state, config) -> Path:
 
 
 def write_clip(path: Path, seed: int, seconds=1.0, sound=True) -> Path:
-    """Write an mp4 of 8 frames of noise around one colour and, if ``sound``, a tone; both are of the seed."""
+    """Write an mp4 of 8 frames a second of noise around one colour and, if ``sound``, a tone; both are of the seed."""
     random = np.random.default_rng(seed)
     colour, frequency = random.integers(40, 215, 3), random.uniform(200, 2000)
-    frames = np.clip(colour + random.normal(0, 20, (8, 32, 48, 3)), 0, 255).astype(np.uint8)
+    frames = np.clip(colour + random.normal(0, 20, (max(1, round(8 * seconds)), 32, 48, 3)), 0, 255).astype(np.uint8)
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("mpeg4", rate=8)
         video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
@@ -162,7 +161,7 @@ def write_clip(path: Path, seed: int, seconds=1.0, sound=True) -> Path:
 
 
 def make_store(root: Path, encoders) -> FeatureStore:
-    """Extract a store of 4 classes of 4 clips of real mp4 files: the last clip of each class has a shorter sound."""
+    """Extract with the command a store of 4 classes of 4 clips of real mp4 files: the last of each class is shorter."""
     records = []
     for number in range(16):
         name = f"{number}.mp4"
@@ -170,7 +169,9 @@ def make_store(root: Path, encoders) -> FeatureStore:
         split = "test" if number % 4 == 3 else "train"
         records.append(ClipRecord(id=str(number), label="abcd"[number // 4], split=split, audio=name, video=name))
     write_manifest(root / "clips.csv", records)
-    return extract(root / "clips.csv", root / "store", create_encoders(encoders), jobs=1)
+    said = call(f"extract {root / 'clips.csv'} --encoders '{json.dumps(encoders)}' --out {root / 'store'} --jobs 1")
+    assert said.code == 0, said
+    return FeatureStore(root / "store")
 
 
 def learn_two_tasks(store: FeatureStore, method: str, modality: str, **options) -> np.ndarray:

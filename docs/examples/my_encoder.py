@@ -14,7 +14,7 @@ from mcil.media import Clip
 
 
 class Thumbnail(Encoder):
-    """A small copy of the whole picture at each of L moments: (L, side * side, 3), from 0 to 1."""
+    """A small copy of the whole picture at each of L moments: (L, side * side, 3), from -1 to 1."""
 
     name = "thumbnail"
     modality = "visual"
@@ -47,7 +47,7 @@ class Thumbnail(Encoder):
 
     def encode(self, prepared: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Turn a batch of them into tokens, in the main process: float32 (B, L, side * side, 3)."""
-        tokens = prepared.astype(np.float32) / 255
+        tokens = prepared.astype(np.float32) / 127.5 - 1  # black is not 0: a token of zeros is one that is not there
         return tokens.reshape(len(tokens), self.frames, 3, -1).swapaxes(2, 3)
 
 

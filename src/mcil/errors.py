@@ -18,6 +18,11 @@ class StoreError(McilError):
     """A feature store is missing, incomplete, damaged, or does not fit what is asked of it."""
 
 
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the option nearest to ``name``, or an empty string."""
     close = get_close_matches(name, list(options), n=1, cutoff=0.5)

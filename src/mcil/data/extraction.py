@@ -23,6 +23,7 @@ from mcil.data.workers import check_jobs, map_in_order
 from mcil.data.writer import StoreWriter
 from mcil.encoders import AnyEncoder, Encoder, TextEncoder
 from mcil.encoders.prompts import prompts_for
+from mcil.encoders.weights import LazyTower
 from mcil.errors import McilError, MediaError
 from mcil.media import Clip
 from mcil.types import ClipRecord
@@ -30,6 +31,7 @@ from mcil.types import ClipRecord
 logger = logging.getLogger(__name__)
 
 _SHARD_BYTES = 64 * 2**20
+_WAITING_BYTES = 256 * 2**20  # of a modality's prepared arrays that are encoded together
 
 Prepared = dict[str, npt.NDArray[Any]]
 
@@ -62,7 +64,8 @@ def extract(
             for tokens, of sounds too.
         jobs: processes that decode and prepare clips; all cores by default.
         max_failures: with more failed clips than these it stops; a tenth of the clips (at least one) by default.
-        batch_size: clips that are encoded together; features may depend on it in the last bits.
+        batch_size: clips that are encoded together, fewer where what was read of them would pass 256 MiB; features may
+            depend on it in the last bits.
         retry: try the failed clips of an earlier call again.
         clips_per_shard: at most so many clips are done again after a kill; fewer where a shard would pass 64 MiB.
         prompts: what a text encoder is told of each class: see :func:`mcil.encoders.prompts.prompts_for`.
@@ -87,6 +90,9 @@ def extract(
         if retry:
             writer.drop_failed()
         pending = writer.pending()
+        for encoder in [*used.values(), *texts] if pending else []:
+            if isinstance(encoder, LazyTower):
+                encoder.tower()  # a device or weights that are not there are found before any clip is decoded
         failures = writer.failures() if pending else []
         limit = max(1, len(records) // 10) if max_failures is None else max_failures
         _check_failures(writer, failures, limit)
@@ -152,7 +158,7 @@ class _ShardBuilder:
             flags.append(name in prepared)
         for name, array in prepared.items():
             self._waiting[name].append(array)
-            if len(self._waiting[name]) == self._batch_size:
+            if len(self._waiting[name]) >= min(self._batch_size, _WAITING_BYTES // max(array.nbytes, 1)):
                 self._encode(name)
 
     def finish(self) -> dict[str, Tensor]:

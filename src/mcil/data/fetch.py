@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal
 
 from mcil.data.importers.avcil_features import AUDIO, LISTS, VISUAL, import_avcil_features
 from mcil.data.progress import progress
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 from mcil.files import atomic_path, explain_write_errors
 
 DataSet = Literal["AVE", "ksounds", "VGGSound_100"]
@@ -99,10 +99,9 @@ def _download(dataset: DataSet) -> Path:
     try:
         return Path(snapshot_download(_HUB, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         wanted = " ".join(f"--include '{pattern}'" for pattern in patterns)
         raise McilError(
-            f"{_HUB} cannot be had from the hub ({reason}); where there is a network run `hf download {_HUB} "
+            f"{_HUB} cannot be had from the hub ({reason(error)}); where there is a network run `hf download {_HUB} "
             f"--repo-type dataset {wanted} --local-dir FOLDER`, and give --source FOLDER"
         ) from error
 

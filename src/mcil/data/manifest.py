@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from mcil.data.records import MEDIA, SCHEMA, as_split, to_frame, to_record
-from mcil.errors import McilError, did_you_mean
+from mcil.errors import McilError, did_you_mean, reason
 from mcil.files import atomic_path
 from mcil.types import SPLITS, ClipRecord
 
@@ -78,8 +78,7 @@ def read_table(path: Path) -> pl.DataFrame:
             case _:
                 raise McilError(f"{path}: a table of clips is a .csv or .parquet file")
     except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise McilError(f"{path}: cannot be read as a table ({reason}); mend or replace it") from error
+        raise McilError(f"{path}: cannot be read as a table ({reason(error)}); mend or replace it") from error
     if frame.is_empty():
         raise McilError(f"{path}: this table has no rows")
     return frame

@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,8 @@ def shard_name(number: int) -> str:
 class StoreWriter:
     """Writes a store at ``path``: use as a context manager, write every pending shard, then :meth:`finish`.
 
-    What an earlier, stopped writer of the same records, arrays and card finished is kept.
+    What an earlier, stopped writer of the same records, arrays and card finished is kept. One that an error stops
+    before it has written anything leaves no new folder.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class StoreWriter:
         """
         with explain_write_errors(self.path):
             self._refuse_foreign()
+            self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path, os.O_RDONLY)
             try:
@@ -94,6 +97,11 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        shards = self.path / SHARDS
+        if error is not None and self._made and [*self.path.iterdir()] == [shards]:
+            with suppress(OSError):  # shards that are finished stay
+                shards.rmdir()
+                self.path.rmdir()
         os.close(self._lock)
 
     def rows(self, number: int) -> range:

@@ -22,7 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 class Encoder(ABC):
     """Turns a clip into one array of known shape: ``prepare`` in worker processes, ``encode`` in the main one.
 
-    An encoder pickles cheaply: it holds options and paths, and loads weights on the first ``encode``.
+    An encoder pickles cheaply: it holds options and paths, and loads weights on the first ``encode``. A token of (T,D)
+    or (L,S,D) that is there must not be all zeros, which is how one that a clip does not have is stored.
 
     Attributes:
         name: the name it is registered under; ``ENCODERS[name](**card()["options"])`` builds it again.
@@ -42,7 +43,7 @@ class Encoder(ABC):
 
         Keys: ``name``, ``modality``, ``revision``, ``licence``, ``options`` (of the factory), ``preprocessing``,
         ``shape``; visual encoders also give ``grid`` ([rows, columns] of the S patches, row-major) and ``view``
-        ("full", or "centre" for the square centre crop).
+        ("full", or "centre" for the square centre crop), and ``seconds`` where frames are of that beginning of a clip.
         """
 
     @abstractmethod

@@ -3,12 +3,16 @@
 Every encoder that gives many tokens a clip is one of the two classes here; a family adds how its weights are found and
 loaded, and what its module computes. Tokens are pooled before they are stored: patches to a smaller grid, steps of a
 sound to equal segments. A token that a clip does not have is stored as zeros (see ``mcil.models.tokens``).
+
+Both read the first ``seconds`` of a clip, and a sound goes on in silence as long as its video does: what networks take
+for the same share of both is the same time.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,12 +25,14 @@ from torch import Tensor
 from mcil.encoders.base import Device, Floats, segment_centres
 from mcil.encoders.pictures import Resample, square, squash
 from mcil.encoders.weights import TorchEncoder
-from mcil.errors import McilError
+from mcil.errors import McilError, MediaError
 
 if TYPE_CHECKING:
     from mcil.media import Clip
 
 CHUNK = 64  # pictures that pass through a tower at once
+LONGEST = 3600.0  # seconds of a clip that may be asked for
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,8 @@ class DenseVisual(TorchEncoder):
     Args:
         origin: of the weights.
         pixels: what the tower reads.
-        frames: moments that are read, at the centres of equal segments of the clip.
+        frames: moments that are read, at the centres of equal segments of what is read of the clip.
+        seconds: that are read of a clip.
         moments: L, those that come out; as many as are read where None.
         native: rows and columns of the tower's own tokens.
         grid: rows and columns that they are pooled to; None leaves them.
@@ -108,6 +115,7 @@ class DenseVisual(TorchEncoder):
         origin: Origin,
         pixels: Pixels,
         frames: int,
+        seconds: float,
         native: tuple[int, int],
         grid: int | None,
         width: int,
@@ -120,9 +128,11 @@ class DenseVisual(TorchEncoder):
         self.name = origin.name
         if frames < 1:
             raise McilError(f"{self.name}: frames must be at least 1")
+        check_seconds(self.name, seconds)
         if grid is not None and not 1 <= grid <= min(native):
             raise McilError(f"{self.name}: grid must be between 1 and {min(native)}, the patches a side that there are")
-        self.origin, self.pixels, self.frames, self.native = origin, pixels, frames, native
+        self.origin, self.pixels, self.native = origin, pixels, native
+        self.frames, self.seconds = frames, seconds
         self.grid = native if grid is None else (grid, grid)
         self.video, self._options = video, options
         self.shape = (moments or frames, self.grid[0] * self.grid[1], width)
@@ -145,16 +155,17 @@ class DenseVisual(TorchEncoder):
             "pooling": {"from": list(self.native), "to": list(self.grid)},
             "shape": list(self.shape),
             "grid": list(self.grid),
+            "seconds": self.seconds,
             "view": "centre" if self.pixels.fit == "crop" else "full",
         }
 
     def frame_times(self, duration: float) -> npt.NDArray[np.float64]:
-        """Centres of L equal segments, shape (L,)."""
-        return segment_centres(duration, self.shape[0])
+        """Centres of L equal segments of what is read of a clip, shape (L,)."""
+        return segment_centres(min(duration, self.seconds), self.shape[0])
 
     def prepare(self, clip: Clip) -> npt.NDArray[np.uint8]:
         """The clip's moments as the tower reads them, not yet normalised: uint8 (frames, 3, side, side)."""
-        frames = clip.frames(segment_centres(clip.visual_duration, self.frames))
+        frames = clip.frames(segment_centres(min(clip.visual_duration, self.seconds), self.frames))
         return np.stack([self.pixels.prepare(frame) for frame in frames])
 
     def encode(self, prepared: npt.NDArray[Any]) -> Floats:
@@ -180,7 +191,7 @@ class DenseAudio(TorchEncoder):
     Args:
         origin: of the weights.
         rate: samples a second that the network reads.
-        seconds: that are read of a sound.
+        seconds: that are read of a clip.
         steps: T, tokens a clip.
         width: D.
         device: where it runs.
@@ -201,8 +212,9 @@ class DenseAudio(TorchEncoder):
     ) -> None:
         super().__init__(device)
         self.name = origin.name
-        if steps < 1 or not seconds > 0:
-            raise McilError(f"{self.name}: steps must be at least 1 and seconds above 0")
+        check_seconds(self.name, seconds, rate)
+        if not 1 <= steps <= MOST_STEPS:
+            raise McilError(f"{self.name}: steps must be at least 1, and at most {MOST_STEPS}")
         self.origin, self.rate, self.seconds, self._options = origin, rate, seconds, options
         self.shape = (steps, width)
 
@@ -218,9 +230,15 @@ class DenseAudio(TorchEncoder):
         }
 
     def prepare(self, clip: Clip) -> Floats:
-        """Read the sound: float32 (seconds * rate,), not a number where there is none any more."""
+        """Read the sound: float32 (seconds * rate,), not a number where there is none any more.
+
+        Where the clip has a video that lasts longer than its sound, silence stands behind the sound.
+        """
         samples = round(self.seconds * self.rate)
         waveform = clip.waveform(self.rate)[0][:samples]
+        with suppress(MediaError):  # of a video that cannot be read, and so is no feature beside this one
+            lasts = round(min(clip.visual_duration, self.seconds) * self.rate)
+            waveform = np.pad(waveform, (0, max(lasts - len(waveform), 0)))
         return np.pad(waveform, (0, samples - len(waveform)), constant_values=np.nan)
 
     def encode(self, prepared: npt.NDArray[Any]) -> Floats:
@@ -236,6 +254,17 @@ class DenseAudio(TorchEncoder):
     @abstractmethod
     def tokens(self, waveforms: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """Encode sounds (B,n) in [-1, 1] with zeros after ``lengths`` samples: (T_b,D) of each, T_b at least 1."""
+
+
+def check_seconds(name: str, seconds: float, rate: int | None = None) -> None:
+    """Refuse a stretch of time that is none, is not finite, or holds no sample at ``rate``.
+
+    Raises:
+        McilError: see above; or it is longer than an hour.
+    """
+    if not 0 < seconds <= LONGEST or (rate is not None and seconds * rate < 1):
+        least = "above 0" if rate is None else "above 0 (one sample at least)"
+        raise McilError(f"{name}: seconds must be {least}, and at most {LONGEST:g}, but it is {seconds:g}")
 
 
 def pool_grid(tokens: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ def describe_encoders() -> list[dict[str, Any]]:
             "reads": facts.modality,
             "shape": list(facts.shape) if facts.shape else None,
             "width": facts.shape[-1] if facts.shape else None,
-            "tokens": _tokens(facts.shape) if facts.shape else None,
+            "tokens": math.prod(facts.shape[:-1]) if facts.shape else None,
             "parameters": facts.parameters,
             "licence": facts.licence.removeprefix("weights: "),
             "weights": facts.weights,
@@ -31,13 +32,6 @@ def describe_encoders() -> list[dict[str, Any]]:
         for name in ENCODERS.names()
         for facts in FACTS.get(name, ())
     ]
-
-
-def _tokens(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape[:-1]:
-        count *= size
-    return count
 
 
 def _here(facts: Facts) -> Literal["yes", "no", "none needed"] | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mcil.encoders.base import ENCODERS, FACTS, AnyEncoder, Device, Facts, Floats
 from mcil.encoders.weights import UNREADABLE, TorchTextEncoder, Weights, find_weights, silent_transformers
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 LICENCE = "weights: Apache-2.0"
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -104,9 +104,8 @@ class MiniLMEncoder(TorchTextEncoder):
                     self.weights.folder, dtype=torch.float32, output_loading_info=True
                 )
         except UNREADABLE as error:
-            reason = str(error).strip().splitlines()[0]
             raise McilError(
-                f"minilm: {self.weights.folder} cannot be read as a transformer with its tokenizer ({reason}); "
+                f"minilm: {self.weights.folder} cannot be read as a transformer with its tokenizer ({reason(error)}); "
                 "download it again"
             ) from error
         missing = [name for name in sorted(report["missing_keys"]) if not name.startswith("pooler.")]

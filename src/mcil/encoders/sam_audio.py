@@ -22,7 +22,7 @@ from mcil.encoders.codec import encode_whole_hops, outputs_of
 from mcil.encoders.dense import DenseAudio, DenseVisual, Origin, Pixels, chosen_layers
 from mcil.encoders.pe import PeTower, plan_tower
 from mcil.encoders.weights import UNREADABLE, Weights, find_weights, quiet, read_state
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 LICENCE = "weights: SAM License (Meta, 19 November 2025; publications acknowledge SAM Materials)"
 HUB = "facebook/sam-audio-base"
@@ -73,10 +73,9 @@ def sam_audio_from_folder(folder: Path) -> Any:
                 span_predictor=None,
             )
     except (*UNREADABLE, LookupError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise McilError(
-            f"sam-audio: the package sam_audio cannot build a model of {folder} ({reason}); it fetches t5-base from "
-            "the hub once: see that `hf download t5-base` has been run, and that the folder is a whole download"
+            f"sam-audio: the package sam_audio cannot build a model of {folder} ({reason(error)}); it fetches t5-base "
+            "from the hub once: see that `hf download t5-base` has been run, and that the folder is a whole download"
         ) from error
 
 
@@ -84,8 +83,9 @@ def _package() -> Any:
     try:
         package = import_module("sam_audio")
     except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise McilError(f"sam-audio: the package sam_audio cannot be imported ({reason}); it needs {HOW}") from error
+        raise McilError(
+            f"sam-audio: the package sam_audio cannot be imported ({reason(error)}); it needs {HOW}"
+        ) from error
     if not hasattr(package, "SAMAudio"):
         raise McilError(f"sam-audio: the package sam_audio has no SAMAudio: remove it (pip uninstall) and run {HOW}")
     return package.SAMAudio
@@ -204,6 +204,7 @@ class SamAudioPictures(DenseVisual):
         visual: str,
         tower: PeTower,
         frames: int,
+        seconds: float,
         grid: int | None,
         device: Device,
         options: dict[str, Any],
@@ -211,9 +212,8 @@ class SamAudioPictures(DenseVisual):
         self.weights, self.visual = weights, visual
         cells, width = (tower.size // tower.patch, tower.width) if visual == "V1" else (1, tower.embed)
         pixels = Pixels(tower.size, "squash", HALF, HALF)
-        super().__init__(
-            origin, pixels, frames, (cells, cells), grid if visual == "V1" else None, width, device, options
-        )
+        pooled = grid if visual == "V1" else None
+        super().__init__(origin, pixels, frames, seconds, (cells, cells), pooled, width, device, options)
 
     def load(self) -> nn.Module:
         """See :meth:`LazyTower.load`."""
@@ -255,7 +255,7 @@ def sam_audio(
         layer: of A2: the block, from 1 (or from -1, the last); the middle one where null.
         time: of A2: of the flow, from 0 (noise) to 1 (separated sound).
         steps: tokens of a sound.
-        seconds: that are read of a sound.
+        seconds: that are read of a clip, of both its sound and its pictures.
         visual: "V0" one embedding a moment, "V1" patch tokens.
         frames: moments of a clip.
         grid: rows and columns that patches are pooled to; all where null.
@@ -301,7 +301,8 @@ def sam_audio(
             )
         )
     if only != "audio":
-        options = {"only": "visual", **common, "visual": visual, "frames": frames, "grid": grid}
+        options = {"only": "visual", **common, "visual": visual, "frames": frames}
+        options |= {"seconds": seconds, "grid": grid}
         tower = plan_tower(where, state)
-        made.append(SamAudioPictures(found, origin(visual), visual, tower, frames, grid, device, options))
+        made.append(SamAudioPictures(found, origin(visual), visual, tower, frames, seconds, grid, device, options))
     return made

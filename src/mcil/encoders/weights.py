@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mcil.encoders.base import Device, Encoder, TextEncoder
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 from mcil.files import sha256
 
 FORMATS = ("model.safetensors", "pytorch_model.bin")
@@ -48,7 +48,7 @@ def find_weights(
         encoder: name of the encoder, for errors.
         weights: path of a folder, or a name on the Hugging Face hub such as "MCG-NJU/videomae-base".
         revision: branch, tag or commit on the hub; None for the newest (what is in the cache comes first).
-        companions: other files that are fetched from the hub where they exist there.
+        companions: other files that are fetched from the hub where they exist there and it can be reached.
         formats: names of the file of tensors, the best first.
 
     Raises:
@@ -59,7 +59,7 @@ def find_weights(
         for name in formats:
             if (folder / name).is_file():
                 return Weights(folder, folder / name, f"sha256:{sha256(folder / name)[:16]}")
-        raise McilError(f"{encoder}: {folder} holds neither {' nor '.join(formats)}; give the folder that does")
+        raise McilError(f"{encoder}: {folder} {_lacks(formats)}; give the folder that does")
     if weights.startswith((".", "/", "~")) or weights.count("/") != 1:
         raise McilError(
             f"{encoder}: there is no folder {weights}; give one that exists, or a name on the hub (owner/name)"
@@ -78,6 +78,7 @@ def _from_hub(
     for name in formats:
         cached = try_to_load_from_cache(weights, name, revision=revision)
         if isinstance(cached, str):
+            _fetch_companions(weights, Path(cached).parent.name, companions)
             return Path(cached)
     try:
         with quiet(logging):
@@ -93,14 +94,38 @@ def _from_hub(
                     continue
                 found = path if name in formats else found
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise McilError(
-            f"{encoder}: no weights '{weights}' on this machine, and they cannot be had from the hub ({reason}); "
-            f"where there is a network run `hf download {weights} --local-dir FOLDER`, and give weights=FOLDER"
+            f"{encoder}: there is no folder {weights}, no weights of that name are on this machine, and they cannot be "
+            f"had from the hub ({reason(error)}); where there is a network run `hf download {weights} --local-dir "
+            "FOLDER`, and give weights=FOLDER"
         ) from error
     if found is None:
-        raise McilError(f"{encoder}: '{weights}' on the hub holds neither {' nor '.join(formats)}; choose another name")
+        raise McilError(f"{encoder}: '{weights}' on the hub {_lacks(formats)}; choose another name")
     return found
+
+
+def _fetch_companions(weights: str, commit: str, companions: tuple[str, ...]) -> None:
+    """Put the companions of weights in the hub's cache beside them, where they can be had: others made do without."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    with quiet(logging):
+        for name in companions:
+            if try_to_load_from_cache(weights, name, revision=commit) is not None:
+                continue  # there, or known not to be on the hub
+            try:
+                hf_hub_download(weights, name, revision=commit)
+            except LocalEntryNotFoundError:
+                return  # no network
+            except EntryNotFoundError:
+                continue
+            except OSError:
+                return
+
+
+def _lacks(formats: tuple[str, ...]) -> str:
+    return f"holds no {formats[0]}" if len(formats) == 1 else f"holds neither {' nor '.join(formats)}"
 
 
 @contextmanager
@@ -150,8 +175,9 @@ def load_pretrained(encoder: str, weights: Weights, model_class: Any, config: An
                 weights.folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **options
             )
     except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0]
-        raise McilError(f"{encoder}: {weights.file} cannot be read as weights ({reason}); download it again") from error
+        raise McilError(
+            f"{encoder}: {weights.file} cannot be read as weights ({reason(error)}); download it again"
+        ) from error
     missing = sorted(name for name in report["missing_keys"] if not UNUSED.search(name))
     if missing:
         raise McilError(f"{encoder}: {weights.file} lacks {missing[0]}; give {what} weights")

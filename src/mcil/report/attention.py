@@ -175,9 +175,13 @@ def _clip(found: Sequence[tuple[Method, Attention]], row: int, clip: Clip, card:
 
 
 def frame_times(card: dict[str, Any], count: int, duration: float) -> Floats:
-    """Times (L,) in seconds of the frames of a map: as the encoder's card says, else centres of equal segments."""
+    """Times (L,) in seconds of the frames of a map: as the encoder's card says, else centres of equal segments.
+
+    Where the card says how many ``seconds`` of a clip were read, the frames are of these.
+    """
     fractions = card.get("frame_fractions") or (np.arange(count) + 0.5) / count
-    return np.asarray(fractions, dtype=np.float64) * duration
+    read: float = min(duration, card.get("seconds", duration))
+    return np.asarray(fractions, dtype=np.float64) * read
 
 
 def paint(frame: Pictures, attention: Floats, card: dict[str, Any], low: float, high: float) -> Pictures:

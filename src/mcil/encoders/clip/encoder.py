@@ -116,11 +116,17 @@ class ClipPatches(DenseVisual):
     """The patches of L moments of a clip, in the space of the embedding.
 
     Raises:
-        McilError: the weights are no vision transformer's, or ``frames`` or ``grid`` do not fit.
+        McilError: the weights are no vision transformer's, or ``frames``, ``seconds`` or ``grid`` do not fit.
     """
 
     def __init__(
-        self, weights: Weights, frames: int, grid: int | None, device: Device, options: dict[str, Any]
+        self,
+        weights: Weights,
+        frames: int,
+        seconds: float,
+        grid: int | None,
+        device: Device,
+        options: dict[str, Any],
     ) -> None:
         where = f"clip: {weights.file}"
         tower = plan_visual(where, read_clip_state("clip", weights.file))
@@ -131,6 +137,7 @@ class ClipPatches(DenseVisual):
             Origin("clip", str(options["weights"]), weights.revision, LICENCE, "patch tokens in the space of texts"),
             Pixels(tower.size, "crop", MEAN, DEVIATION),
             frames,
+            seconds,
             (cells, cells),
             grid,
             tower.width,
@@ -236,6 +243,7 @@ def clip(
     revision: str | None = None,
     frames: int = 1,
     tokens: Literal["embedding", "patches"] = "embedding",
+    seconds: float = 10.0,
     grid: int | None = 4,
     device: Device = "auto",
 ) -> list[AnyEncoder]:
@@ -248,6 +256,7 @@ def clip(
         frames: moments of a clip (L), evenly spread.
         tokens: of a picture: "embedding", the one that texts are compared with; or "patches", in the same space, which
             only vision transformers have.
+        seconds: of a clip whose patches are read; moments of embeddings are spread over the whole clip.
         grid: rows and columns that patches are averaged to; null leaves them.
         device: where the transformers run.
     """
@@ -255,9 +264,9 @@ def clip(
     found = find_clip("clip", weights, revision)
     if tokens == "embedding":
         return [*image_and_text("clip", found, LICENCE, frames, device, options)]
-    options |= {"tokens": tokens, "grid": grid}
+    options |= {"tokens": tokens, "seconds": seconds, "grid": grid}
     _, text = image_and_text("clip", found, LICENCE, frames, device, options)
-    return [ClipPatches(found, frames, grid, device, options), text]
+    return [ClipPatches(found, frames, seconds, grid, device, options), text]
 
 
 FACTS["clip"] = (

@@ -28,10 +28,16 @@ def _licence(source: Source) -> str:
 
 
 def _visual(
-    source: Source, frames: int | None, grid: int | None, layers: list[int] | None, device: Device, options: Any
+    source: Source,
+    frames: int | None,
+    seconds: float,
+    grid: int | None,
+    layers: list[int] | None,
+    device: Device,
+    options: Any,
 ) -> list[Encoder]:
-    options |= {"frames": frames, "grid": grid, "layers": layers}
-    return [HfVisual(source, _licence(source), frames, grid, layers, device, options)]
+    options |= {"frames": frames, "seconds": seconds, "grid": grid, "layers": layers}
+    return [HfVisual(source, _licence(source), frames, seconds, grid, layers, device, options)]
 
 
 def _audio(
@@ -123,6 +129,7 @@ def dinov2(
     weights: str = "facebook/dinov2-base",
     revision: str | None = None,
     frames: int = 8,
+    seconds: float = 10.0,
     grid: int | None = 4,
     layers: list[int] | None = None,
     device: Device = "auto",
@@ -135,12 +142,13 @@ def dinov2(
         weights: folder as save_pretrained leaves it, or a name on the Hugging Face hub; with or without registers.
         revision: branch, tag or commit on the hub.
         frames: moments of a clip (L), evenly spread.
+        seconds: of a clip that are read.
         grid: rows and columns that the patches are averaged to; null leaves them.
         layers: blocks whose tokens stand side by side, counted from 1, or from the end; the last.
         device: where the transformer runs.
     """
     source = _source("dinov2", weights, revision, ("dinov2", "dinov2_with_registers"))
-    return _visual(source, frames, grid, layers, device, {"weights": weights, "revision": revision})
+    return _visual(source, frames, seconds, grid, layers, device, {"weights": weights, "revision": revision})
 
 
 @ENCODERS.register("siglip2")
@@ -149,6 +157,7 @@ def siglip2(
     weights: str = "google/siglip2-base-patch16-224",
     revision: str | None = None,
     frames: int = 8,
+    seconds: float = 10.0,
     grid: int | None = 4,
     layers: list[int] | None = None,
     device: Device = "auto",
@@ -162,12 +171,13 @@ def siglip2(
         weights: folder as save_pretrained leaves it, or a name on the Hugging Face hub.
         revision: branch, tag or commit on the hub.
         frames: moments of a clip (L), evenly spread.
+        seconds: of a clip that are read.
         grid: rows and columns that the patches are averaged to; null leaves them.
         layers: blocks whose tokens stand side by side, counted from 1, or from the end; the last.
         device: where the transformer runs.
     """
     source = _source("siglip2", weights, revision, ("siglip_vision_model", NAFLEX))
-    return _visual(source, frames, grid, layers, device, {"weights": weights, "revision": revision})
+    return _visual(source, frames, seconds, grid, layers, device, {"weights": weights, "revision": revision})
 
 
 @ENCODERS.register("vjepa2")
@@ -176,6 +186,7 @@ def vjepa2(
     weights: str = "facebook/vjepa2-vitl-fpc64-256",
     revision: str | None = None,
     frames: int = 16,
+    seconds: float = 10.0,
     grid: int | None = 4,
     layers: list[int] | None = None,
     device: Device = "auto",
@@ -188,12 +199,13 @@ def vjepa2(
         weights: folder as save_pretrained leaves it, or a name on the Hugging Face hub.
         revision: branch, tag or commit on the hub.
         frames: that are read of a clip, evenly spread: an even number; two make a moment (L).
+        seconds: of a clip that are read.
         grid: rows and columns that the patches are averaged to; null leaves them.
         layers: blocks whose tokens stand side by side, counted from 1, or from the end; the last.
         device: where the transformer runs.
     """
     source = _source("vjepa2", weights, revision, ("vjepa2",))
-    return _visual(source, frames, grid, layers, device, {"weights": weights, "revision": revision})
+    return _visual(source, frames, seconds, grid, layers, device, {"weights": weights, "revision": revision})
 
 
 @ENCODERS.register("hf")
@@ -215,7 +227,7 @@ def hf(
         revision: branch, tag or commit on the hub.
         frames: that are read of a clip, evenly spread; 8 pictures, or as many as a video model was made for.
         grid: of pictures: rows and columns that the patches are averaged to; null leaves them.
-        seconds: of a sound that are read.
+        seconds: of a clip that are read.
         steps: of a sound: tokens a clip (T).
         layers: blocks whose tokens stand side by side, counted from 1, or from the end; the last.
         device: where the model runs.
@@ -226,4 +238,4 @@ def hf(
     options: dict[str, Any] = {"weights": weights, "revision": revision}
     if reads(source) == "sounds":
         return _audio(source, seconds, steps, layers, device, options)
-    return _visual(source, frames, grid, layers, device, options)
+    return _visual(source, frames, seconds, grid, layers, device, options)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from mcil.encoders.weights import Weights, load_pretrained, silent_transformers
@@ -43,6 +44,7 @@ UNFIT = (
     OSError,
     AssertionError,
     ZeroDivisionError,
+    StrictDataclassError,
 )
 
 

@@ -25,7 +25,7 @@ from mcil.encoders.hf.model import (
     stored_settings,
 )
 from mcil.encoders.pictures import Resample
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -75,7 +75,7 @@ class HfVisual(DenseVisual):
         source: the model.
         licence: of its weights.
         frames: moments that are read; None for 8 pictures, or as many as a video model was made for.
-        grid, layers, device, options: see :class:`DenseVisual` and :func:`chosen_layers`.
+        seconds, grid, layers, device, options: see :class:`DenseVisual` and :func:`chosen_layers`.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class HfVisual(DenseVisual):
         source: Source,
         licence: str,
         frames: int | None,
+        seconds: float,
         grid: int | None,
         layers: list[int] | None,
         device: Device,
@@ -107,7 +108,7 @@ class HfVisual(DenseVisual):
         width = sum(widths[block - 1] or 0 for block in self.blocks)
         says = f"patch tokens of block {', '.join(map(str, self.blocks))} of {self.depth}"
         origin = Origin(source.name, str(options["weights"]), source.weights.revision, licence, says)
-        super().__init__(origin, pixels, frames, native, grid, width, device, options, moments, video)
+        super().__init__(origin, pixels, frames, seconds, native, grid, width, device, options, moments, video)
         self.weights = source.weights
 
     def load(self) -> nn.Module:
@@ -205,8 +206,7 @@ def _measure(
             inputs = picture_inputs(source, torch.empty(shape, device="meta"))
             found = [tuple(state.shape) for state in states(source, sketch(source), inputs, several=True)]
     except UNFIT as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise source.fail(f"which gives no tokens for {frames} pictures of {side} pixels ({reason})") from error
+        raise source.fail(f"which gives no tokens for {frames} pictures of {side} pixels ({reason(error)})") from error
     last = found[-1]
     if len(last) == 4:
         return (last[2], last[3]), [shape[1] if shape[2:] == last[2:] else None for shape in found]

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcil.encoders.base import Device, Floats
-from mcil.encoders.dense import DenseAudio, Origin, chosen_layers
+from mcil.encoders.dense import DenseAudio, Origin, check_seconds, chosen_layers
 from mcil.encoders.hf.model import CLAP, UNFIT, Source, input_name, load, read_source, sketch, states, stored_settings
-from mcil.errors import McilError
+from mcil.errors import McilError, reason
 
 AST = "audio-spectrogram-transformer"
 AST_HOP = 160  # samples from one column of its spectrogram to the next
@@ -99,8 +99,7 @@ class HfAudio(DenseAudio):
         options: dict[str, Any],
     ) -> None:
         listen = Listener(source)
-        if not seconds * listen.rate >= 1 or seconds > 3600:
-            raise McilError(f"{source.name}: seconds must be above 0, and at most 3600")
+        check_seconds(source.name, seconds, listen.rate)
         if listen.window is not None and seconds * listen.rate > listen.window:
             most = listen.window / listen.rate
             raise McilError(f"{source.name}: seconds must be at most {most:g}, which is what this model reads")
@@ -182,8 +181,7 @@ def _measure(source: Source, listen: Listener, seconds: float) -> list[int]:
         with torch.inference_mode():
             found = steps(plain, states(plain, sketch(plain), inputs, several=True))
     except UNFIT as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise source.fail(f"which gives no tokens for a sound ({reason})") from error
+        raise source.fail(f"which gives no tokens for a sound ({reason(error)})") from error
     if any(state.shape[:2] != found[-1].shape[:2] or state.ndim != 3 for state in found):
         raise source.fail("whose tokens have no common time; give one that keeps its steps")
     return [state.shape[-1] for state in found]

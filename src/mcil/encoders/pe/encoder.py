@@ -38,6 +38,7 @@ class PeVisual(DenseVisual):
         side: int,
         layers: tuple[int, ...],
         frames: int,
+        seconds: float,
         grid: int | None,
         device: Device,
         options: dict[str, Any],
@@ -54,6 +55,7 @@ class PeVisual(DenseVisual):
             Origin("pe", named, weights.revision, LICENCE, reads),
             Pixels(side, "squash", HALF, HALF),
             frames,
+            seconds,
             (cells, cells),
             grid,
             width,
@@ -170,7 +172,7 @@ def pe(
         sound: "encoder" reads the sound encoder, "codec" the latents of its codec, which SAM-Audio's are like.
         sound_layers: blocks of the sound encoder, from 1 (or from -1, the last), side by side; the last where null.
         steps: tokens of a sound.
-        seconds: that are read of a sound.
+        seconds: that are read of a clip, of both its sound and its pictures.
         tower: of pictures: PE-Core-L14-336.pt or another file of PE-Core, a folder that holds one, or a hub name.
         tower_revision: branch, tag or commit of ``tower`` on the hub.
         read: "patches" reads patch tokens, "frames" one pooled embedding a moment.
@@ -203,6 +205,6 @@ def pe(
             raise McilError(f"pe: side must be a multiple of {planned.patch}, the side of a patch, but it is {pixels}")
         blocks = chosen_layers("pe", layers, planned.depth)
         options = {"only": "visual", "tower": tower, "tower_revision": tower_revision, "read": read, "layers": layers}
-        options |= {"side": side, "frames": frames, "grid": grid}
-        made.append(PeVisual(found, planned, read, pixels, blocks, frames, grid, device, options, tower))
+        options |= {"side": side, "frames": frames, "seconds": seconds, "grid": grid}
+        made.append(PeVisual(found, planned, read, pixels, blocks, frames, seconds, grid, device, options, tower))
     return made
