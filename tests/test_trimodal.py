@@ -378,7 +378,7 @@ def test_every_value_of_an_option_can_be_learnt_with(option: str, value: Any, mo
     name = NAME if option in {field.name for field in dataclasses.fields(METHODS[NAME])} else MEMORY_NAME
     training = dataclasses.replace(TRAINING, epochs=1)
     made, width = learner(name, options={option: value}, modality=modality, training=training), tiny.TEXT
-    for task in range(2):
+    for _ in range(2):
         told = learn_next(made, width=None if option != "projection" else width)
         assert told
         assert all(math.isfinite(loss) for event in told for loss in event.get("losses", {}).values())
