@@ -62,20 +62,22 @@ def main() -> None:
         prepared = data.prepare(chosen.data, chosen.out / "stores" / name, chosen.out / "media" / name)
         if chosen.results is not None:
             require_same_data(prepared, chosen.results / name)
-        files = compare(prepared, data, chosen.out / name, chosen.methods, chosen.jobs)
+        files = compare("table1", prepared, data, chosen.out / name, chosen.jobs, chosen.methods)
         if chosen.results is not None:
             collect(prepared, files, chosen.results / name)
     if chosen.results is not None:
         write_text(chosen.results / "summary.md", summary(chosen.results))
 
 
-def compare(prepared: Prepared, data: RealData, out: Path, methods: str | None, jobs: int) -> ComparisonFiles:
-    """Run the suite on one data set, all methods with the same settings."""
+def compare(
+    suite: str, prepared: Prepared, data: RealData, out: Path, jobs: int, methods: str | None = None
+) -> ComparisonFiles:
+    """Run a suite on one data set, all rows with the same settings; all methods that it is about, or some."""
     modality = data.modalities[-1]
     scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order, modality=modality)
     batch = batch_size(min(len(task.train) for task in scenario.tasks))
     return bench(
-        "table1",
+        suite,
         data=prepared.store,
         tasks=data.tasks,
         methods=methods,

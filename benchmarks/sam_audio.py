@@ -12,14 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.collect import accuracy_table, copy_runs
-from benchmarks.comparison import EPOCHS, SEEDS, SETS
-from benchmarks.real_data import batch_size
-from benchmarks.real_data_sets import Prepared, RealData
-from mcil.data.scenario import Scenario
-from mcil.data.store import FeatureStore
+from benchmarks.comparison import SETS, compare
 from mcil.files import write_text
-from mcil.suites import bench
-from mcil.training import TrainingOptions
 
 # esc10 has sounds alone, so that there is nothing to fuse. Parts and closed-form heads are compared where a run takes
 # little time.
@@ -54,23 +48,6 @@ def main() -> None:
             collect(chosen.out / name, SUITES[name], chosen.results / name)
     if chosen.results is not None:
         write_text(chosen.results / "summary.md", summary(chosen.results))
-
-
-def compare(suite: str, prepared: Prepared, data: RealData, out: Path, jobs: int) -> None:
-    """Run a suite on one data set, all rows with the settings of :mod:`benchmarks.comparison`."""
-    scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order)
-    batch = batch_size(min(len(task.train) for task in scenario.tasks))
-    bench(
-        suite,
-        data=prepared.store,
-        tasks=data.tasks,
-        seeds=SEEDS,
-        out=out,
-        memory=data.memory,
-        class_order=prepared.class_order,
-        training=TrainingOptions(epochs=EPOCHS, batch_size=batch, exemplar_batch_size=max(1, batch // 2)),
-        jobs=jobs,
-    )
 
 
 def collect(out: Path, suites: Sequence[str], results: Path) -> None:

@@ -16,16 +16,13 @@ from typing import Any
 import yaml
 
 from benchmarks.collect import accuracy_table, copy_runs
-from benchmarks.real_data import batch_size
-from benchmarks.real_data_sets import COMPARED, Prepared, RealData
+from benchmarks.comparison import compare
+from benchmarks.real_data_sets import COMPARED
 from mcil.data.class_text import describe_store
-from mcil.data.scenario import Scenario
 from mcil.data.store import FeatureStore
 from mcil.encoders import TextEncoder, create_encoders
 from mcil.files import read_json, write_text
 from mcil.methods import create_method
-from mcil.suites import bench
-from mcil.training import TrainingOptions
 
 # The parts are compared where a run takes a quarter of a minute; elsewhere it takes up to two.
 SUITES = {
@@ -34,8 +31,6 @@ SUITES = {
     "esc-tin24-scenes": ("trimodal",),
 }
 PROMPTS = "general"
-SEEDS = "0..2"
-EPOCHS = 20
 METHOD = "mcil-audioclip"
 INSIGHT: dict[str, Callable[[dict[str, Any]], float]] = {
     "accuracy lost when sounds are shuffled, points": lambda run: run["shuffle_drop"]["audio"]["last"],
@@ -67,23 +62,6 @@ def main() -> None:
             collect(chosen.out / name, SUITES[name], chosen.results / name)
     if chosen.results is not None:
         write_text(chosen.results / "summary.md", summary(chosen.results))
-
-
-def compare(suite: str, prepared: Prepared, data: RealData, out: Path, jobs: int) -> None:
-    """Run a suite on one data set, all rows with the same settings."""
-    scenario = Scenario(FeatureStore(prepared.store), data.tasks, prepared.class_order)
-    batch = batch_size(min(len(task.train) for task in scenario.tasks))
-    bench(
-        suite,
-        data=prepared.store,
-        tasks=data.tasks,
-        seeds=SEEDS,
-        out=out,
-        memory=data.memory,
-        class_order=prepared.class_order,
-        training=TrainingOptions(epochs=EPOCHS, batch_size=batch, exemplar_batch_size=max(1, batch // 2)),
-        jobs=jobs,
-    )
 
 
 def collect(out: Path, suites: Sequence[str], results: Path) -> None:
